@@ -1,0 +1,44 @@
+"""What a backend is to the core.
+
+The shared reading of an upstream's errors is in `faults`; formats are the dialects'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from keyhole.catalog import Target
+from keyhole.errors import UpstreamError
+from keyhole.wire.answer import Answer
+from keyhole.wire.call import Call
+from keyhole.wire.http import UpstreamRequest, UpstreamResponse
+
+
+class Backend(Protocol):
+    """One kind of upstream."""
+
+    kind: str
+    default_url: str | None
+    """Where it is when the configuration does not say; None: it must say."""
+
+    def requests(
+        self, call: Call, target: Target, *, max_output_tokens: int | None
+    ) -> tuple[UpstreamRequest, ...]:
+        """What to send for a call: one request, or one for each text that is wanted.
+
+        Raises ClientError for what this kind of upstream cannot be asked; nothing is dropped.
+        `max_output_tokens` is for a call that names no maximum; None leaves it to the upstream.
+        """
+        ...
+
+    def answer(self, call: Call, target: Target, responses: Sequence[UpstreamResponse]) -> Answer:
+        """What the good (200) responses to `requests` say together, in the same order.
+
+        Raises UpstreamError where they are not what this kind of upstream should send.
+        """
+        ...
+
+    def fault(self, call: Call, target: Target, response: UpstreamResponse) -> UpstreamError:
+        """What a response that is not a 200 means, in plain words with its culprit."""
+        ...

@@ -1,0 +1,60 @@
+"""What a dialect is to the core, and the few things that all dialects share.
+
+It knows no format of its own beyond JSON itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import msgspec
+
+from keyhole.errors import ClientError, Code, KeyholeError
+from keyhole.wire.answer import Answer
+from keyhole.wire.call import Call
+from keyhole.wire.http import Reply
+
+
+class ClientDialect(Protocol):
+    """A format that clients speak to Keyhole."""
+
+    name: str
+    paths: frozenset[str]
+    """The paths that take a POST in this dialect."""
+    first_byte_timeout_s: float
+    """How long its clients wait for an upstream when the route does not say."""
+
+    def decode(self, body: bytes) -> Call:
+        """What the client asks for; raises ClientError."""
+        ...
+
+    def encode(self, call: Call, answer: Answer) -> bytes:
+        """The whole answer, as this dialect's clients expect it."""
+        ...
+
+    def refuse(self, error: KeyholeError, request_id: str) -> Reply:
+        """The error, as this dialect's clients expect it."""
+        ...
+
+
+class NotThisFormatError(Exception):
+    """An upstream's bytes are not what its dialect says; the message holds none of them."""
+
+
+def decode_json(body: bytes) -> Any:
+    """The value of a client's JSON body; raises ClientError with the place, never the text."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        where = str(error) if isinstance(error, msgspec.DecodeError) else "not UTF-8 or too deep"
+        raise ClientError(
+            Code.INVALID_JSON,
+            f"The body is not valid JSON: {where}.",
+            hint='Send an object such as {"input": "Once upon a time"} in UTF-8.',
+        ) from None
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether the value is a number that can be calculated with; true and false are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,97 @@
+"""The `parameters` object under the Hugging Face names, checked; what no name covers is refused.
+
+Ranges are those that the hosted Inference API documented and enforced in 2022 (hub-docs
+99e4e05a, api-inference-community 2fd0029), less the ones that no upstream could honour:
+top_p and repetition_penalty of 0 are refused, and max_new_tokens has no upper bound of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from keyhole.errors import ClientError, Code
+from keyhole.wire.call import Parameters
+
+MAX_STOP_STRINGS = 16
+
+_NonEmpty = Annotated[str, Meta(min_length=1)]
+
+
+class _Checked(Struct, frozen=True):
+    """The same fields as Parameters, each with its range."""
+
+    max_new_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
+    top_k: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    do_sample: bool | None = None
+    return_full_text: bool | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    stop: Annotated[tuple[_NonEmpty, ...], Meta(max_length=MAX_STOP_STRINGS)] | None = None
+    num_return_sequences: Annotated[int, Meta(ge=1, le=10)] | None = None
+
+
+NAMES: tuple[str, ...] = _Checked.__struct_fields__
+
+
+def read_parameters(raw: object) -> Parameters:
+    """The parameters of a client's `parameters` value; null is none. Raises ClientError."""
+    if raw is None:
+        return Parameters()
+    if not isinstance(raw, dict):
+        raise ClientError(
+            Code.INVALID_PARAMETER,
+            f"'parameters' must be an object, not {_kind(raw)}.",
+            hint='For example {"max_new_tokens": 50}.',
+        )
+    _refuse_unknown(raw)
+    if isinstance(raw.get("stop"), str):
+        raw = {**raw, "stop": [raw["stop"]]}
+    try:
+        checked = msgspec.convert(raw, _Checked)
+    except msgspec.ValidationError as error:
+        raise _invalid(raw, str(error)) from None
+    return Parameters(**{name: getattr(checked, name) for name in NAMES})
+
+
+def _refuse_unknown(raw: Mapping[str, Any]) -> None:
+    unknown = sorted(name for name in raw if name not in NAMES)
+    if not unknown:
+        return
+    shown = ", ".join(f"'{_shorten(name)}'" for name in unknown[:8])
+    close = difflib.get_close_matches(unknown[0], NAMES, n=1)
+    guess = f"Did you mean '{close[0]}'? " if close else ""
+    raise ClientError(
+        Code.UNKNOWN_PARAMETER,
+        f"Unknown in 'parameters': {shown}.",
+        hint=f"{guess}Known are {', '.join(NAMES)}.",
+    )
+
+
+def _invalid(raw: Mapping[str, Any], problem: str) -> ClientError:
+    # msgspec ends its message with the place: "Expected `int` >= 1 - at `$.top_k`"
+    what, _, place = problem.partition(" - at ")
+    name = place.strip("`").removeprefix("$.").partition("[")[0]
+    value = raw.get(name)
+    is_number = isinstance(value, (int, float)) and abs(value) < 1e15
+    shown = f" is {value!r}" if is_number else ""
+    expected = what[:1].lower() + what[1:]
+    return ClientError(
+        Code.INVALID_PARAMETER, f"'{name}' in 'parameters'{shown}: {expected.replace('`', '')}."
+    )
+
+
+def _shorten(name: str) -> str:
+    printable = "".join(char if char.isprintable() else "?" for char in name)
+    return printable if len(printable) <= 40 else printable[:40] + "..."
+
+
+def _kind(value: object) -> str:
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string"}
+    return names.get(type(value), "a list")

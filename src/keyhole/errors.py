@@ -1,0 +1,132 @@
+"""Every error that Keyhole raises on purpose: whose fault it is, its code, and what to do.
+
+It does not know how any dialect writes an error down; that is each dialect's `refuse`.
+
+    KeyholeError
+    +-- ClientError      the caller's request cannot be served as it stands (4xx)
+    +-- UpstreamError    what stands behind the gateway failed or refused
+    +-- GatewayError     Keyhole itself failed, or cannot serve now (5xx)
+    +-- SetupError       the operator's configuration or machine; printed, never sent
+
+A message says what happened, with the values; a hint says what to do. Neither ever holds a
+secret or a prompt: both go to clients and to logs.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """The stable, documented slug of each error (docs/errors.md has one row for each)."""
+
+    # The client's
+    BODY_TOO_LARGE = "body_too_large"
+    CALLER_NOT_LOCAL = "caller_not_local"
+    HOST_NOT_ALLOWED = "host_not_allowed"
+    INVALID_INPUT = "invalid_input"
+    INVALID_JSON = "invalid_json"
+    INVALID_PARAMETER = "invalid_parameter"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    MISSING_INPUT = "missing_input"
+    MODEL_NOT_FOUND = "model_not_found"
+    ORIGIN_NOT_ALLOWED = "origin_not_allowed"
+    PATH_NOT_FOUND = "path_not_found"
+    UNKNOWN_PARAMETER = "unknown_parameter"
+    UNSUPPORTED_ENCODING = "unsupported_encoding"
+    UNSUPPORTED_PARAMETER = "unsupported_parameter"
+
+    # The upstream's
+    MODEL_NOT_PULLED = "model_not_pulled"
+    UPSTREAM_ANSWER_TOO_LARGE = "upstream_answer_too_large"
+    UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_GONE = "upstream_gone"
+    UPSTREAM_LOADING = "upstream_loading"
+    UPSTREAM_MODEL_NOT_FOUND = "upstream_model_not_found"
+    UPSTREAM_NOT_JSON = "upstream_not_json"
+    UPSTREAM_OUT_OF_CREDITS = "upstream_out_of_credits"
+    UPSTREAM_RATE_LIMITED = "upstream_rate_limited"
+    UPSTREAM_REFUSED_REQUEST = "upstream_refused_request"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_TOKEN_REFUSED = "upstream_token_refused"  # noqa: S105  # a slug, not a password
+    UPSTREAM_UNAVAILABLE = "upstream_unavailable"
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"
+
+    # Keyhole's own
+    INTERNAL_ERROR = "internal_error"
+    SHUTTING_DOWN = "shutting_down"
+
+
+class KeyholeError(Exception):
+    """The root: a code, a message for people, and optionally a hint of what to do."""
+
+    def __init__(self, code: Code, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+    @property
+    def explained(self) -> str:
+        """The message, and the hint behind it where there is one."""
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class ClientError(KeyholeError):
+    """The caller's request cannot be served as it stands; `status` is a 4xx."""
+
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        status: int = 400,
+        hint: str | None = None,
+        allow: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(code, message, hint=hint)
+        self.status = status
+        self.allow = allow
+        """The methods for the `Allow` header of a 405."""
+
+
+class UpstreamError(KeyholeError):
+    """An upstream could not be reached, was late, refused, or answered nonsense."""
+
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        hint: str | None = None,
+        upstream_status: int | None = None,
+        retry_after: str | None = None,
+    ) -> None:
+        super().__init__(code, message, hint=hint)
+        self.upstream_status = upstream_status
+        """The status that the upstream answered with; None if it never answered."""
+        self.retry_after = retry_after
+        """The upstream's `Retry-After` as it came (seconds or a date), if it gave one."""
+
+
+class GatewayError(KeyholeError):
+    """Keyhole itself failed or cannot serve now; `status` is a 5xx."""
+
+    def __init__(
+        self, code: Code, message: str, *, status: int = 500, hint: str | None = None
+    ) -> None:
+        super().__init__(code, message, hint=hint)
+        self.status = status
+
+
+class SetupError(Exception):
+    """The operator's configuration, state or machine does not allow it; one line, exit 1."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """The message, and what to do behind it."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message

@@ -1,0 +1,241 @@
+"""One client request, from its head to its reply; every door goes through here.
+
+A door turns its own world into a Head and a body, and a Reply back. The order is fixed: from
+the head alone, which place, may this caller come in; then the body: decode, find the route,
+plan the targets, send, translate. It holds no sockets and knows no concrete class; the parts
+come as arguments (`main` names them). It does not stream yet, keeps no accounts and checks no
+keys: those steps will stand between these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from keyhole.backends.base import Backend
+from keyhole.catalog import Access, Catalog, Route, Target
+from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
+from keyhole.policy.access import check_caller, cors_headers, preflight_headers
+from keyhole.policy.paths import Paths, Place, check_method
+from keyhole.policy.routing import find_route, is_worth_another_target, plan
+from keyhole.ports import Clock, Observer, Transport
+from keyhole.wire.answer import Answer
+from keyhole.wire.call import Call
+from keyhole.wire.http import (
+    JSON,
+    Head,
+    Reply,
+    Timeouts,
+    UpstreamRequest,
+    UpstreamResponse,
+)
+from keyhole.wire.ids import sane_request_id, uuid7
+from keyhole.wire.records import CLIENT_GONE, AccessRecord
+
+
+class Admission(Struct, kw_only=True):
+    """A request whose head was let in: its body may be read, up to `max_body_bytes`."""
+
+    head: Head
+    place: Place
+    record: AccessRecord
+    began_s: float
+    max_body_bytes: int
+
+
+class Parts(Struct, frozen=True, kw_only=True):
+    """What a Gateway is made of."""
+
+    catalog: Catalog
+    access: Access
+    paths: Paths
+    backends: Mapping[str, Backend]
+    """By kind."""
+    transport: Transport
+    clock: Clock
+    observer: Observer
+    max_body_bytes: int
+
+
+class Gateway:
+    """The core: `admit` a head, then `run` its body, or say that the client `left`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def admit(self, head: Head) -> Admission | Reply:
+        """Let a request in by its head alone, or the reply that ends it. Reads no body.
+
+        Whoever gets an Admission must end it with exactly one of `run`, `refuse` or `left`.
+        """
+        admission = self._begin(head)
+        try:
+            check_caller(head, self._parts.access)
+            check_method(head, admission.place)
+            if head.method == "OPTIONS":
+                return self._end(admission, self._options(admission))
+            if admission.place.page is not None:
+                return self._end(admission, admission.place.page(head))
+            _check_body_headers(head, self._parts.max_body_bytes)
+        except KeyholeError as error:
+            return self.refuse(admission, error)
+        except Exception as error:  # noqa: BLE001  # the edge: a page of ours failed
+            return self._crash(admission, error)
+        return admission
+
+    async def run(self, admission: Admission, body: bytes) -> Reply:
+        """Serve an admitted request. Raises nothing but cancellation."""
+        admission.record.bytes_in = len(body)
+        try:
+            reply = await self._serve(admission, body)
+        except KeyholeError as error:
+            return self.refuse(admission, error)
+        except asyncio.CancelledError:
+            self.left(admission)
+            raise
+        except Exception as error:  # noqa: BLE001  # the edge: logged, answered as internal
+            return self._crash(admission, error)
+        return self._end(admission, reply)
+
+    def refuse(self, admission: Admission, error: KeyholeError) -> Reply:
+        """End an admitted request with an error, in its dialect."""
+        admission.record.code = error.code
+        dialect = admission.place.dialect
+        return self._end(admission, dialect.refuse(error, admission.record.request_id))
+
+    def left(self, admission: Admission) -> None:
+        """End an admitted request whose client went away."""
+        admission.record.status = CLIENT_GONE
+        self._observe_end(admission)
+
+    def _begin(self, head: Head) -> Admission:
+        clock = self._parts.clock
+        record = AccessRecord(
+            request_id=uuid7(clock.unix_ms(), clock.random_bits(74)),
+            method=head.method,
+            path=head.path,
+            client_request_id=sane_request_id(head.first(b"x-request-id")),
+        )
+        self._parts.observer.began(record)
+        return Admission(
+            head=head,
+            place=self._parts.paths.find(head.path),
+            record=record,
+            began_s=clock.monotonic(),
+            max_body_bytes=self._parts.max_body_bytes,
+        )
+
+    async def _serve(self, admission: Admission, body: bytes) -> Reply:
+        dialect, record = admission.place.dialect, admission.record
+        call = dialect.decode(body)
+        route = find_route(self._parts.catalog, call.model)
+        record.model = route.name
+        patience_s = route.first_byte_timeout_s or dialect.first_byte_timeout_s
+        deadline_s = admission.began_s + patience_s
+        target, answer = await self._try_targets(call, route, deadline_s, record)
+        if answer.usage is not None:
+            record.usage = (answer.usage.prompt_tokens, answer.usage.completion_tokens)
+        return Reply(
+            status=200,
+            headers=[("content-type", JSON), ("x-keyhole-model", target.model)],
+            body=dialect.encode(call, answer),
+        )
+
+    async def _try_targets(
+        self, call: Call, route: Route, deadline_s: float, record: AccessRecord
+    ) -> tuple[Target, Answer]:
+        """The first answer among the planned targets, all within one deadline."""
+        targets = plan(route, call.model)
+        for target in targets:
+            record.attempts += 1
+            record.upstream, record.target = target.upstream.name, str(target)
+            try:
+                return target, await self._attempt(call, route, target, deadline_s, record)
+            except UpstreamError as error:
+                is_out_of_time = self._parts.clock.monotonic() >= deadline_s
+                is_last = target is targets[-1]
+                if is_last or is_out_of_time or not is_worth_another_target(error):
+                    raise
+        raise GatewayError(Code.INTERNAL_ERROR, f"The route '{route.name}' has no targets.")
+
+    async def _attempt(
+        self, call: Call, route: Route, target: Target, deadline_s: float, record: AccessRecord
+    ) -> Answer:
+        """One try at one target: every request that its backend makes of the call, at once."""
+        backend = self._parts.backends[target.upstream.kind]
+        requests = backend.requests(call, target, max_output_tokens=route.max_output_tokens)
+        timeouts = Timeouts(
+            connect_s=target.upstream.connect_timeout_s,
+            first_byte_s=max(deadline_s - self._parts.clock.monotonic(), 0.001),
+            total_s=target.upstream.total_timeout_s,
+        )
+        responses = await self._send_all(requests, record.request_id, timeouts)
+        for response in responses:
+            if response.status != 200:
+                raise backend.fault(call, target, response)
+        return backend.answer(call, target, responses)
+
+    async def _send_all(
+        self, requests: tuple[UpstreamRequest, ...], request_id: str, timeouts: Timeouts
+    ) -> list[UpstreamResponse]:
+        send = self._parts.transport.send
+        if len(requests) == 1:
+            return [await send(requests[0], request_id=request_id, timeouts=timeouts)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(send(request, request_id=request_id, timeouts=timeouts))
+                    for request in requests
+                ]
+        except ExceptionGroup as failed:  # the first failure ended its siblings
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    def _options(self, admission: Admission) -> Reply:
+        methods = admission.place.methods
+        headers = [("allow", ", ".join(methods))]
+        headers += preflight_headers(admission.head, self._parts.access, methods)
+        return Reply(status=204, headers=headers)
+
+    def _crash(self, admission: Admission, error: Exception) -> Reply:
+        self._parts.observer.crashed(admission.record, error)
+        return self.refuse(admission, GatewayError(Code.INTERNAL_ERROR, "Internal error."))
+
+    def _end(self, admission: Admission, reply: Reply) -> Reply:
+        reply.headers.append(("x-request-id", admission.record.request_id))
+        reply.headers.extend(cors_headers(admission.head, self._parts.access))
+        admission.record.status = reply.status
+        admission.record.bytes_out = 0 if admission.head.method == "HEAD" else len(reply.body)
+        self._observe_end(admission)
+        return reply
+
+    def _observe_end(self, admission: Admission) -> None:
+        record, now_s = admission.record, self._parts.clock.monotonic()
+        record.duration_ms = (now_s - admission.began_s) * 1000
+        self._parts.observer.ended(record)
+
+
+def body_too_large(max_body_bytes: int) -> ClientError:
+    """The error of a body that is longer than allowed, announced or not."""
+    return ClientError(
+        Code.BODY_TOO_LARGE,
+        f"The body is longer than {max_body_bytes} bytes.",
+        status=413,
+        hint="The operator sets the limit with server.max_body_bytes.",
+    )
+
+
+def _check_body_headers(head: Head, max_body_bytes: int) -> None:
+    announced = head.first(b"content-length")
+    if announced is not None and announced.isdigit() and int(announced) > max_body_bytes:
+        raise body_too_large(max_body_bytes)
+    encoding = head.first(b"content-encoding")
+    if encoding is not None and encoding.strip().lower() not in {b"", b"identity"}:
+        raise ClientError(
+            Code.UNSUPPORTED_ENCODING,
+            "Compressed bodies are not taken.",
+            status=415,
+            hint="Send the body as it is, without Content-Encoding.",
+        )

@@ -1,0 +1,109 @@
+"""Who may call while no keys exist: local callers, and no web page that was not named.
+
+An open service on a loopback address can be reached by any page in the user's browser, in two
+ways: by a request from the page's own origin to ours (then the browser sends `Origin`), and by
+DNS rebinding, where the page's own name comes to point at 127.0.0.1 (then `Host` is that
+name). So `Host` must name a loopback address, and an `Origin` must be ours or an allowed one.
+What credential a caller sends is not looked at, and nothing of it travels on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from keyhole.catalog import Access
+from keyhole.errors import ClientError, Code
+from keyhole.wire.http import Head
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.\-]+)(?::([0-9]{1,5}))?", re.ASCII)
+
+
+def check_caller(head: Head, access: Access) -> None:
+    """Raise ClientError (403) for a caller who may not come in."""
+    if not access.is_local_only:
+        return
+    if head.peer is not None and not is_loopback(head.peer):
+        raise ClientError(
+            Code.CALLER_NOT_LOCAL,
+            "Only callers on this machine are served, because no keys exist.",
+            status=403,
+        )
+    host = _single(head, b"host")
+    if host is None or not is_loopback(_host_name(host)):
+        raise ClientError(
+            Code.HOST_NOT_ALLOWED,
+            "The Host header does not name this machine.",
+            status=403,
+            hint="Use 127.0.0.1 or localhost as the address.",
+        )
+    origin = head.first(b"origin")
+    if origin is not None and not _is_origin_allowed(head, host, access):
+        raise ClientError(
+            Code.ORIGIN_NOT_ALLOWED,
+            "Web pages of that origin may not call Keyhole.",
+            status=403,
+            hint="The operator can allow one with server.allowed_origins.",
+        )
+
+
+def cors_headers(head: Head, access: Access) -> list[tuple[str, str]]:
+    """What tells a browser that a page of an allowed origin may read the reply."""
+    if not access.allowed_origins:
+        return []
+    origin = _single(head, b"origin")
+    if origin is None or origin not in access.allowed_origins:
+        return [("vary", "Origin")]
+    return [
+        ("vary", "Origin"),
+        ("access-control-allow-origin", origin),
+        ("access-control-expose-headers", "x-request-id, x-keyhole-model, retry-after"),
+    ]
+
+
+def preflight_headers(
+    head: Head, access: Access, methods: tuple[str, ...]
+) -> list[tuple[str, str]]:
+    """What `cors_headers` lacks for the answer to a preflight; empty where it is none."""
+    origin = _single(head, b"origin")
+    if origin not in access.allowed_origins or head.first(b"access-control-request-method") is None:
+        return []
+    return [
+        ("access-control-allow-methods", ", ".join(methods)),
+        ("access-control-allow-headers", "authorization, content-type, x-api-key, x-request-id"),
+        ("access-control-max-age", "600"),
+    ]
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host name or address can only mean this machine."""
+    if host is None:
+        return False
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, section 6.3
+        return True
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def _single(head: Head, name: bytes) -> str | None:
+    """A header that came exactly once, in ASCII; otherwise None."""
+    values = head.values(name)
+    if len(values) != 1 or not values[0].isascii():
+        return None
+    return values[0].decode("ascii")
+
+
+def _host_name(host: str) -> str | None:
+    found = _HOST.fullmatch(host)
+    return found[1].lower() if found else None
+
+
+def _is_origin_allowed(head: Head, host: str, access: Access) -> bool:
+    origin = _single(head, b"origin")
+    if origin is None:
+        return False
+    return origin in access.allowed_origins or origin in {f"http://{host}", f"https://{host}"}

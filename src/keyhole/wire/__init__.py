@@ -1,0 +1,8 @@
+"""Values that travel between the parts; no I/O, no decisions.
+
+http.py     Head and Reply at a door; UpstreamRequest at the other end
+call.py     what a client asked, free of any dialect
+answer.py   what a model answered, free of any dialect
+records.py  what is told about a request once it is over
+ids.py      the exchange's identity
+"""

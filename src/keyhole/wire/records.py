@@ -1,0 +1,35 @@
+"""What is told about a request once it is over, for the log and the metrics.
+
+It never holds a prompt, an answer or a secret.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+CLIENT_GONE = 499
+"""The status of a request whose client left first; nginx's number for it."""
+
+
+class AccessRecord(Struct, kw_only=True):
+    """One client request, filled in as the exchange learns more."""
+
+    request_id: str
+    method: str
+    path: str
+    status: int = 0
+    code: str | None = None
+    """The error's code, if it was refused or failed."""
+    model: str | None = None
+    """The route that answered."""
+    upstream: str | None = None
+    target: str | None = None
+    """UPSTREAM/MODEL of the last attempt."""
+    attempts: int = 0
+    duration_ms: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    usage: tuple[int, int] | None = None
+    """Prompt and completion tokens, where the upstream said."""
+    client_request_id: str | None = None
+    """The client's own x-request-id, if it sent a sane one."""
