@@ -1,0 +1,209 @@
+"""The processes: started by command line, watched, drained, started again when they die.
+
+A child's standard input is its lifeline: the parent holds the other end and never writes, so
+end-of-file means that the parent is gone, however it went, and the child stops by itself.
+Children have sessions of their own, so that Ctrl-C reaches only the parent, which drains them.
+
+It serves no request and speaks no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from msgspec import Struct
+
+from keyhole.errors import SetupError
+
+STABLE_AFTER_S = 10.0
+"""A child that lived this long is started again at once when it dies."""
+MAX_PAUSE_S = 5.0
+GIVE_UP_AFTER = 5
+"""So many deaths in a row, each within a second of the start, and the reason is not chance."""
+LOCK_POLL_S = 0.5
+
+Say = Callable[[str], None]
+"""Tells the operator one line."""
+
+
+class Command(Struct, frozen=True, kw_only=True):
+    """How to start a child, and how long it may take to stop."""
+
+    name: str
+    """What the operator knows it as."""
+    arguments: Sequence[str]
+    environ: Mapping[str, str]
+    inherited: tuple[int, ...] = ()
+    """File descriptors that it gets, under the same numbers."""
+    stop_within_s: float = 5.0
+
+
+class Child:
+    """One running process."""
+
+    def __init__(self, command: Command) -> None:
+        self._command = command
+        self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and modules
+            command.arguments,
+            env=dict(command.environ),
+            stdin=subprocess.PIPE,
+            pass_fds=command.inherited,
+            start_new_session=True,
+        )
+        self._ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._wait, args=(loop,), daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    async def ended(self) -> int:
+        """Its exit status once it has ended; minus the signal's number if one ended it."""
+        await self._ended.wait()
+        return self._process.wait()
+
+    async def stop(self) -> None:
+        """Ask it to end; end it when it does not within the time that it has."""
+        self._signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(self._command.stop_within_s):
+                await self._ended.wait()
+        except TimeoutError:
+            self.kill()
+            await self._ended.wait()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        # A thread, because asyncio's own child watchers differ by Python version, loop and
+        # thread, and this has to work in a Flask worker's second thread as well.
+        self._process.wait()
+        lifeline: IO[bytes] | None = self._process.stdin
+        if lifeline is not None:
+            lifeline.close()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(self._ended.set)
+
+
+async def keep_running(command: Command, say: Say) -> None:
+    """Run a child and start it again whenever it dies, until cancelled; then stop it.
+
+    Raises SetupError when it dies again and again as soon as it is started.
+    """
+    early_deaths = 0
+    while True:
+        started_s = time.monotonic()
+        child = Child(command)
+        try:
+            status = await child.ended()
+        except asyncio.CancelledError:
+            await child.stop()
+            raise
+        lived_s = time.monotonic() - started_s
+        early_deaths = early_deaths + 1 if lived_s < STABLE_AFTER_S else 0
+        if early_deaths >= GIVE_UP_AFTER and lived_s < 1:
+            raise SetupError(
+                f"The {command.name} ended {early_deaths} times in a row ({_ending(status)}).",
+                hint="what it said is above",
+            )
+        say(f"The {command.name} ended ({_ending(status)}); starting it again.")
+        await asyncio.sleep(pause_s(early_deaths))
+
+
+def pause_s(early_deaths: int) -> float:
+    """How long to wait before the next start: nothing at first, then doubling."""
+    return 0.0 if early_deaths <= 1 else min(0.1 * 2 ** (early_deaths - 1), MAX_PAUSE_S)
+
+
+async def keep_engine(command: Command, lock: Path, say: Say) -> None:
+    """Run the engine whenever no other process of this state directory does, until cancelled.
+
+    Several servers (gunicorn's workers, say) share one engine: who holds the lock runs it, and
+    when the holder goes, its engine goes with it and the next one takes over.
+    """
+    while True:
+        with _locked(lock) as is_ours:
+            if is_ours:
+                await keep_running(command, say)
+        await asyncio.sleep(LOCK_POLL_S)
+
+
+async def supervise(keepers: Sequence[Coroutine[None, None, None]]) -> None:
+    """Run keepers of children until the first SIGTERM, SIGINT or SIGHUP, then stop them in order.
+
+    A second signal ends everything at once. Raises what a keeper gave up with.
+    """
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            os._exit(1)  # the children see their lifelines end
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, on_signal)
+    tasks = [asyncio.ensure_future(keeper) for keeper in keepers]
+    told = asyncio.ensure_future(_until(stopping))
+    try:
+        await asyncio.wait({told, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        failures = [task.exception() for task in tasks if task.done()]
+    finally:
+        for task in (told, *tasks):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, SetupError):
+                await task
+    for failure in failures:
+        if failure is not None:
+            raise failure
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def python_module(module: str, *arguments: str) -> list[str]:
+    """The command line that runs a module of ours; -P keeps the working directory out of it."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Whether the lock on a file was free and is now ours."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"signal {-status}"
