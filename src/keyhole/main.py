@@ -1,0 +1,198 @@
+"""The composition root: the only file that names concrete classes.
+
+Everything above it (the command line, the worker, the doors that others open) asks it for
+Settings and for a Runtime; everything below it gets its parts as arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from keyhole.backends.base import Backend
+from keyhole.backends.hf_inference import HfInference
+from keyhole.backends.huggingface import HuggingFaceRouter
+from keyhole.backends.openai import OpenAi
+from keyhole.backends.tgi import Engine, Tgi
+from keyhole.config import Inputs, Settings, engine_socket, load
+from keyhole.dialects.generate import GenerateDialect
+from keyhole.engine.library import Library
+from keyhole.errors import SetupError
+from keyhole.exchange import Gateway, Parts
+from keyhole.io.clock import SystemClock
+from keyhole.io.transport import AiohttpTransport
+from keyhole.policy.paths import Paths
+from keyhole.ports import Observer, Transport
+from keyhole.server.health import Readiness
+from keyhole.server.log import AccessLog, Observers
+from keyhole.server.metrics import Metrics
+from keyhole.supervisor import Command, Say, keep_engine, python_module
+
+_ENGINE_VARIABLES = (
+    *("PATH", "HOME", "LANG", "LC_", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
+    *("PYTHON", "OPENBLAS_", "OMP_", "MKL_", "COVERAGE_"),
+)
+_BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def backends() -> dict[str, Backend]:
+    """Every kind of upstream, by kind."""
+    kinds: tuple[Backend, ...] = (HfInference(), HuggingFaceRouter(), Tgi(), Engine(), OpenAi())
+    return {backend.kind: backend for backend in kinds}
+
+
+def load_settings(
+    *, config: Path | None = None, data: Path | None = None, listen: str | None = None
+) -> Settings:
+    """Settings from this process's environment and working directory; raises ConfigError."""
+    inputs = Inputs(
+        config=config,
+        data=data,
+        listen=listen,
+        environ=os.environ,
+        cwd=Path.cwd(),
+        home=Path.home(),
+    )
+    return load(inputs, backends=backends(), engine_models=engine_models)
+
+
+def engine_models(data: Path) -> list[str]:
+    """The names of the models that the engine can run, the carried one first."""
+    return [
+        model.name for model in Library(models_dir(data)).list_models() if model.problem is None
+    ]
+
+
+def models_dir(data: Path) -> Path:
+    """Where pulled models stand, as OWNER/NAME."""
+    return data / "models"
+
+
+def make_data_dir(data: Path) -> None:
+    """Create the state directory for its owner alone; raises SetupError."""
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(data, os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise SetupError(
+            f"The state directory {data} cannot be used: {error.strerror}.",
+            hint="choose another one with --data or KEYHOLE_DATA",
+        ) from None
+
+
+class Runtime(Struct, kw_only=True):
+    """A running gateway with what belongs to it."""
+
+    settings: Settings
+    gateway: Gateway
+    readiness: Readiness
+    transport: Transport
+
+
+@asynccontextmanager
+async def open_runtime(
+    settings: Settings,
+    *,
+    keeps_engine: bool = True,
+    is_local_only: bool = True,
+    observers: Sequence[Observer] | None = None,
+) -> AsyncIterator[Runtime]:
+    """A gateway on the running loop, with an engine beside it where a route needs one.
+
+    `keeps_engine` is False where a supervisor runs the engine. Without `observers` of its own
+    it writes the access log to standard error. Raises SetupError.
+    """
+    metrics, readiness = Metrics(), Readiness()
+    log = (AccessLog(settings.log.format, sys.stderr),) if observers is None else observers
+    generate = GenerateDialect()
+    pages = {**readiness.pages(), **metrics.pages()}
+    transport = AiohttpTransport()
+    parts = Parts(
+        catalog=settings.catalog,
+        access=msgspec.structs.replace(settings.access, is_local_only=is_local_only),
+        paths=Paths([generate], pages, generate),
+        backends=backends(),
+        transport=transport,
+        clock=SystemClock(),
+        observer=Observers(metrics, *log),
+        max_body_bytes=settings.max_body_bytes,
+    )
+    keeper = engine_keeper(settings, say) if keeps_engine else None
+    async with _beside(keeper):
+        try:
+            yield Runtime(
+                settings=settings,
+                gateway=Gateway(parts),
+                readiness=readiness,
+                transport=transport,
+            )
+        finally:
+            await transport.aclose()
+
+
+def engine_keeper(settings: Settings, say: Say) -> Coroutine[None, None, None] | None:
+    """What keeps the engine running; None where no route is answered by one of ours."""
+    socket = engine_socket(settings.data, os.environ)
+    targets = [target for route in settings.catalog.routes for target in route.targets]
+    if not any(target.upstream.url == f"unix:{socket}" for target in targets):
+        return None
+    make_data_dir(settings.data)
+    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = Command(
+        name="engine",
+        arguments=python_module(
+            "keyhole.engine",
+            f"--socket={socket}",
+            f"--models={models_dir(settings.data)}",
+            f"--max-waiting={settings.engine.max_waiting}",
+            "--exit-with-parent",
+        ),
+        environ=_engine_environ(settings),
+    )
+    return keep_engine(command, settings.data / "engine.lock", say)
+
+
+def say(line: str) -> None:
+    """Tell the operator one line, on standard error."""
+    sys.stderr.write(f"keyhole: {line}\n")
+    sys.stderr.flush()
+
+
+def _engine_environ(settings: Settings) -> dict[str, str]:
+    """What the engine needs to run, and none of the secrets that this process may hold."""
+    environ = {
+        name: value for name, value in os.environ.items() if name.startswith(_ENGINE_VARIABLES)
+    }
+    if settings.engine.threads is not None:
+        environ |= {name: str(settings.engine.threads) for name in _BLAS_THREADS}
+    return environ
+
+
+@asynccontextmanager
+async def _beside(keeper: Coroutine[None, None, None] | None) -> AsyncIterator[None]:
+    """Run a keeper while the body runs, and say what it gave up with."""
+    if keeper is None:
+        yield
+        return
+    task = asyncio.ensure_future(keeper)
+    task.add_done_callback(_say_failure)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, SetupError):
+            await task
+
+
+def _say_failure(task: asyncio.Future[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        say(str(error))

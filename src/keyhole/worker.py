@@ -1,0 +1,100 @@
+"""One serving process: the ASGI door under uvicorn, on a socket that the supervisor bound.
+
+    python -m keyhole.worker --fd N [--config FILE] [--data DIR] [--listen HOST:PORT]
+
+It ends with exit status 0 on SIGTERM or when its standard input ends, after the requests in
+flight; uvicorn would end by raising the signal again (uvicorn 0.54, `capture_signals`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from keyhole import main
+from keyhole.config import Settings
+from keyhole.errors import SetupError
+from keyhole.server.app import AsgiDoor
+
+KEEP_ALIVE_S = 75
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn whose signals are the worker's business."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: Settings, listener: socket.socket) -> None:
+    """Serve on a listening socket until told to stop, then finish what is in flight."""
+    async with main.open_runtime(settings, keeps_engine=False) as runtime:
+        server = _Server(
+            uvicorn.Config(
+                AsgiDoor(runtime.gateway),
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=round(settings.drain_timeout_s),
+            )
+        )
+
+        def stop() -> None:
+            runtime.readiness.is_draining = True
+            server.should_exit = True
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop)
+        loop.add_signal_handler(signal.SIGINT, stop)
+        threading.Thread(target=_await_parent_end, args=(loop, stop), daemon=True).start()
+        await server.serve(sockets=[listener])
+
+
+def _await_parent_end(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    """Block until the parent's end of our standard input is closed."""
+    while os.read(0, 1024):
+        pass
+    with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+        loop.call_soon_threadsafe(stop)
+
+
+def run() -> int:
+    """The process's whole life; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m keyhole.worker")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--listen")
+    options = parser.parse_args()
+    try:
+        settings = main.load_settings(
+            config=options.config, data=options.data, listen=options.listen
+        )
+    except SetupError as error:
+        main.say(str(error))
+        return 1
+    listener = socket.socket(fileno=options.fd)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings, listener))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())
