@@ -13,10 +13,15 @@ Facts (huggingface/text-generation-inference, router/src at db931fcf, 2026-01-08
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
+
+from keyhole.dialects.base import decode_upstream_json, read_usage
+from keyhole.wire.answer import Usage
+from keyhole.wire.call import Parameters as HfParameters
 
 JSON = "application/json"
 PLAIN = "text/plain; charset=utf-8"
@@ -135,12 +140,16 @@ class Info(Struct, frozen=True, kw_only=True):
 class RefusedError(Exception):
     """A request that a TGI server turns down: status, text, and TGI's word for the kind."""
 
-    def __init__(self, status: int, message: str, error_type: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, error_type: str | None = None, *, allow: str = ""
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.error_type = error_type
         """None for the refusals that TGI writes as text/plain."""
+        self.allow = allow
+        """The methods for the `Allow` header of a 405."""
 
 
 def decode_request(body: bytes) -> GenerateRequest:
@@ -160,6 +169,7 @@ def validate(request: GenerateRequest, limits: Limits) -> None:
     """Raise RefusedError (422) for the first value that TGI would refuse, with TGI's own text."""
     given = request.parameters
     stops, best_of, top_n = len(given.stop), given.best_of or 1, given.top_n_tokens or 0
+    most = limits.max_input_tokens
     checks = (
         (best_of > 1 and not given.is_sampling, "you must use sampling when `best_of` is > 1"),
         (_at_most(given.temperature, 0), "`temperature` must be strictly positive"),
@@ -184,9 +194,8 @@ def validate(request: GenerateRequest, limits: Limits) -> None:
         ),
         (not request.inputs, "`inputs` cannot be empty"),
         (
-            given.truncate is not None and not 0 < given.truncate <= limits.max_input_tokens,
-            "`truncate` must be strictly positive and less than "
-            f"{limits.max_input_tokens}. Given: {given.truncate}",
+            given.truncate is not None and not 0 < given.truncate <= most,
+            f"`truncate` must be strictly positive and less than {most}. Given: {given.truncate}",
         ),
         (given.grammar is not None, "grammar is not supported"),
         (given.watermark, "`watermark` is not supported"),
@@ -207,8 +216,7 @@ def validate_lengths(prompt_tokens: int, max_new_tokens: int, limits: Limits) ->
         )
     if prompt_tokens > limits.max_input_tokens:
         raise _invalid(
-            f"`inputs` must have less than {limits.max_input_tokens} tokens. "
-            f"Given: {prompt_tokens}"
+            f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {prompt_tokens}"
         )
 
 
@@ -239,3 +247,53 @@ def _at_most(value: float | None, bound: float) -> bool:
 
 def _is_no_fraction(value: float | None) -> bool:
     return value is not None and not 0 < value < 1
+
+
+# The client's half
+
+
+class _Generated(Struct, frozen=True):
+    """What every version answers with; more is not read, so that more may differ."""
+
+    generated_text: str
+
+
+def encode_request(prompt: str, wanted: HfParameters) -> bytes:
+    """The body of `POST /generate` for one text.
+
+    Nothing of `parameters` is sent when nothing was wanted, for an empty object would turn
+    sampling off; otherwise `do_sample` is always said, true unless greedy decoding is wanted,
+    as it was on the hosted API. What is only about sampling is left out of a greedy request,
+    because naming it would turn sampling on. top_p = 1 means no bound, which TGI refuses to be
+    told. `return_full_text` is never sent: whoever wants the prompt puts it there.
+    """
+    parameters: dict[str, Any] = {
+        "max_new_tokens": wanted.max_new_tokens,
+        "repetition_penalty": wanted.repetition_penalty,
+        "stop": wanted.stop or None,
+    }
+    if not wanted.is_greedy:
+        parameters |= {
+            "temperature": wanted.temperature,
+            "top_k": wanted.top_k,
+            "top_p": None if wanted.top_p == 1 else wanted.top_p,
+            "seed": wanted.seed,
+        }
+    named = {name: value for name, value in parameters.items() if value is not None}
+    if not named and not wanted.is_greedy:
+        return msgspec.json.encode({"inputs": prompt})
+    named["do_sample"] = not wanted.is_greedy
+    return msgspec.json.encode({"inputs": prompt, "parameters": named})
+
+
+def decode_response(body: bytes) -> str:
+    """The text of a good answer; raises NotThisFormatError."""
+    return decode_upstream_json(body, _Generated).generated_text
+
+
+def read_usage_headers(headers: Mapping[str, str]) -> Usage | None:
+    """The tokens that a TGI server says it used, which it does in headers; None if it does not."""
+    counts = [headers.get(name, "") for name in ("x-prompt-tokens", "x-generated-tokens")]
+    if not all(count.isascii() and count.isdigit() and len(count) < 10 for count in counts):
+        return None
+    return read_usage(*map(int, counts))

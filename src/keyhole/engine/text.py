@@ -1,0 +1,138 @@
+"""Prompt to tokens, and tokens to text that is never half a character.
+
+It knows one tokenizer.json; it does not know when a text ends for other reasons than a stop
+string.
+
+Facts:
+- GPT-2's tokens carry the space before a word, so a prompt that ends in spaces is tokenised as
+  if a word had been cut off. The spaces are left out, and the one that the first piece then
+  brings along is dropped, so that prompt and answer join as they stand.
+- A token may end inside a UTF-8 character; decoding then ends in U+FFFD until the rest comes
+  (text-generation-inference, server/models/model.py, decode_token, read 2026-11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+from tokenizers import Tokenizer
+
+from keyhole.engine.folder import TOKENIZER, ModelFolder, UnsupportedModelError
+
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+
+
+class Prompt(Struct, frozen=True):
+    """A prompt as tokens."""
+
+    tokens: list[int]
+    lost_space: bool
+    """Whether trailing spaces were left out."""
+
+
+class Vocabulary:
+    """A model's tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(id_ for id_, token in added.items() if token.special)
+
+    def encode(self, text: str) -> Prompt:
+        """The prompt's tokens; may be none for a text that the tokenizer normalises away."""
+        stripped = text.rstrip(" ") or text
+        # The plural form releases the GIL; the singular one does not.
+        (encoding,) = self._tokenizer.encode_batch_fast([stripped])
+        return Prompt(encoding.ids, lost_space=stripped != text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of the tokens without special ones; U+FFFD stands for broken UTF-8."""
+        return self._tokenizer.decode(tokens)
+
+    def is_special(self, token: int) -> bool:
+        """Whether the token is a marker and no text."""
+        return token in self._special
+
+
+class PieceDecoder:
+    """Turns the tokens of one sequence into pieces that, joined, are its text."""
+
+    def __init__(self, vocabulary: Vocabulary, *, drop_space: bool = False) -> None:
+        self._vocabulary = vocabulary
+        self._drop_space = drop_space
+        self._tokens: list[int] = []
+        self._told = 0
+        """How many of the tokens are in pieces already; those stay as context, because a
+        tokenizer may write a token differently at the beginning of a text."""
+
+    def push(self, token: int) -> str:
+        """The text that has become certain by this token; empty inside a character."""
+        if self._vocabulary.is_special(token):
+            return self.flush()
+        self._tokens.append(token)
+        before, now = self._texts()
+        if now.endswith(UNFINISHED) or len(now) <= len(before):
+            return ""
+        return self._tell(now[len(before) :])
+
+    def flush(self) -> str:
+        """What is held back, broken characters included."""
+        before, now = self._texts()
+        piece = self._tell(now[len(before) :])
+        # Bytes after a marker must not complete a character that was broken off before it.
+        self._tokens, self._told = [], 0
+        return piece
+
+    def _texts(self) -> tuple[str, str]:
+        decode = self._vocabulary.decode
+        return decode(self._tokens[: self._told]), decode(self._tokens)
+
+    def _tell(self, piece: str) -> str:
+        self._tokens = self._tokens[self._told :]
+        self._told = len(self._tokens)
+        if self._drop_space and piece:
+            self._drop_space = False
+            return piece.removeprefix(" ")
+        return piece
+
+
+class StopStrings:
+    """Finds the first of some strings in a text that comes in pieces."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._keep = max((len(stop) for stop in self._stops), default=1) - 1
+        self._tail = ""
+
+    def cut(self, piece: str) -> str | None:
+        """The piece up to the end of the stop string that it completes; None if it does not."""
+        if not self._stops:
+            return None
+        text = self._tail + piece
+        ends = [at + len(stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if ends:
+            return piece[: min(ends) - len(self._tail)]
+        self._tail = text[-self._keep :] if self._keep else ""
+        return None
+
+
+def load_vocabulary(folder: ModelFolder) -> Vocabulary:
+    """The folder's tokenizer; raises UnsupportedModelError if the model cannot use it."""
+    try:
+        tokenizer = Tokenizer.from_file(str(Path(folder.path) / TOKENIZER))
+    except Exception as error:  # noqa: BLE001  # the library raises bare Exception
+        raise UnsupportedModelError(
+            f"Model {folder.name} has a {TOKENIZER} that cannot be read: {error}.",
+            hint=f"Run keyhole model pull {folder.name} again.",
+        ) from None
+    known, size = folder.architecture.vocabulary, tokenizer.get_vocab_size()
+    if size > known:
+        raise UnsupportedModelError(
+            f"Model {folder.name} has {known} tokens, but its {TOKENIZER} has {size}.",
+            hint=f"Run keyhole model pull {folder.name} again.",
+        )
+    return Vocabulary(tokenizer)
