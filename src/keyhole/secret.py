@@ -10,6 +10,9 @@ from typing import NoReturn, SupportsIndex
 
 MASK = "<secret>"
 
+_PART_CHARS = 12
+"""Characters in a row that are taken for a part of the secret and not for chance."""
+
 
 class Secret:
     """An upstream's token or password; only `reveal` gives it out."""
@@ -33,6 +36,12 @@ class Secret:
     def is_in(self, text: str) -> bool:
         """Whether the text holds the value: to keep an upstream's echo of it from travelling."""
         return self._value in text
+
+    def has_part_in(self, text: str) -> bool:
+        """Whether the text holds the value or a telling part of it, such as its first half."""
+        length = min(len(self._value), _PART_CHARS)
+        starts = range(len(self._value) - length + 1)
+        return any(self._value[start : start + length] in text for start in starts)
 
     def __eq__(self, other: object) -> bool:
         """Compare in constant time; a plain string is never equal."""

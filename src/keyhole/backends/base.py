@@ -1,18 +1,20 @@
-"""What a backend is to the core.
+"""What a backend is to the core, and the making of one request.
 
-The shared reading of an upstream's errors is in `faults`; formats are the dialects'.
+How one call becomes several requests is in `fanout`, the reading of an upstream's errors in
+`faults`; formats are the dialects'.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
+from urllib.parse import quote
 
-from keyhole.catalog import Target
+from keyhole.catalog import Target, Upstream
 from keyhole.errors import UpstreamError
 from keyhole.wire.answer import Answer
 from keyhole.wire.call import Call
-from keyhole.wire.http import UpstreamRequest, UpstreamResponse
+from keyhole.wire.http import JSON, UpstreamRequest, UpstreamResponse
 
 
 class Backend(Protocol):
@@ -42,3 +44,20 @@ class Backend(Protocol):
     def fault(self, call: Call, target: Target, response: UpstreamResponse) -> UpstreamError:
         """What a response that is not a 200 means, in plain words with its culprit."""
         ...
+
+    def probe_path(self, target: Target) -> str:
+        """Where a GET that costs nothing tells whether the upstream is there."""
+        ...
+
+
+def ask(upstream: Upstream, path: str, body: bytes) -> UpstreamRequest:
+    """A request with a JSON body; nothing of the client's but what the body holds."""
+    headers = [("content-type", JSON), ("accept", JSON)]
+    if upstream.bill_to is not None:
+        headers.append(("x-hf-bill-to", upstream.bill_to))
+    return UpstreamRequest(upstream=upstream, path=path, body=body, headers=tuple(headers))
+
+
+def quote_model(model: str) -> str:
+    """A model's name as part of a path: its slashes stay, and what a path may hold."""
+    return quote(model, safe="/:@+")

@@ -6,14 +6,19 @@ It knows no format of its own beyond JSON itself.
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard, TypeVar
 
 import msgspec
 
 from keyhole.errors import ClientError, Code, KeyholeError
-from keyhole.wire.answer import Answer
+from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call
 from keyhole.wire.http import Reply
+
+_Shape = TypeVar("_Shape")
+
+_ABSURD_TOKENS = 10**9
+"""More than any model's context holds: a count above it is a mistake, not a bill."""
 
 
 class ClientDialect(Protocol):
@@ -53,6 +58,25 @@ def decode_json(body: bytes) -> Any:
             f"The body is not valid JSON: {where}.",
             hint='Send an object such as {"input": "Once upon a time"} in UTF-8.',
         ) from None
+
+
+def decode_upstream_json(body: bytes, shape: type[_Shape]) -> _Shape:
+    """The value of an upstream's JSON body; raises NotThisFormatError if it has another shape."""
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise NotThisFormatError(f"not the JSON of {shape!r}") from None
+
+
+def read_usage(prompt_tokens: object, completion_tokens: object) -> Usage | None:
+    """What an upstream says it used, if both counts are credible; otherwise None."""
+    if _is_token_count(prompt_tokens) and _is_token_count(completion_tokens):
+        return Usage(prompt_tokens, completion_tokens)
+    return None
+
+
+def _is_token_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= _ABSURD_TOKENS
 
 
 def is_finite_number(value: object) -> bool:
