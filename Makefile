@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 REFERENCE := .venv-reference
-PIP := -m pip --disable-pip-version-check --quiet
+PIP := -m pip --disable-pip-version-check --quiet --quiet
 
 .PHONY: serve test test-reference check bench lock clean
 .DEFAULT_GOAL := serve
@@ -53,10 +53,13 @@ $(VENV)/.test: requirements/test.txt pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.serve
 
 # transformers and torch judge the engine's numbers; they stay out of the product's environment.
-$(REFERENCE)/.ready: requirements/reference.txt
+$(REFERENCE)/.ready: $(wildcard requirements/reference*.txt)
 	@echo "Setting up $(REFERENCE) with transformers and torch, the engine's reference ..."
 	@$(PYTHON) -m venv $(REFERENCE)
-	@$(REFERENCE)/bin/python $(PIP) install --require-hashes -r requirements/reference.txt
+	@$(REFERENCE)/bin/python $(PIP) install --require-hashes --no-deps -r requirements/reference.txt
+	@$(REFERENCE)/bin/python $(PIP) install --require-hashes --no-deps -r requirements/reference-torch-cpu.txt 2>/dev/null || \
+	  $(REFERENCE)/bin/python $(PIP) install --require-hashes --no-deps -r requirements/reference-torch.txt
+	@$(REFERENCE)/bin/python -c 'import torch, transformers'
 	@touch $@
 
 UV = $(VENV)-lock/bin/uv pip compile --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --quiet
@@ -68,6 +71,7 @@ $(VENV)-lock/bin/uv:
 lock: $(VENV)-lock/bin/uv
 	$(UV) pyproject.toml requirements/build.in -o requirements/serve.txt
 	$(UV) pyproject.toml requirements/build.in --group test -c requirements/serve.txt -o requirements/test.txt
+	$(UV) requirements/reference.in -o .reference.txt && $(PYTHON) tools/lock_reference.py .reference.txt && rm .reference.txt
 
 clean:
 	rm -rf $(VENV) $(VENV)-lock $(REFERENCE) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
