@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyhole.toml_lines import Path, find_lines
+from keyhole.config.toml_lines import Path, find_lines
 
 
 def paths_of(value: object, path: Path = ()) -> Iterator[Path]:
