@@ -34,6 +34,8 @@ from keyhole.wire.http import (
 from keyhole.wire.ids import sane_request_id, uuid7
 from keyhole.wire.records import CLIENT_GONE, AccessRecord
 
+MAX_HEADER_VALUE_CHARS = 1024
+
 
 class Admission(Struct, kw_only=True):
     """A request whose head was let in: its body may be read, up to `max_body_bytes`."""
@@ -43,6 +45,8 @@ class Admission(Struct, kw_only=True):
     record: AccessRecord
     began_s: float
     max_body_bytes: int
+    is_over: bool = False
+    """Whether the observers have heard of its end."""
 
 
 class Parts(Struct, frozen=True, kw_only=True):
@@ -68,7 +72,8 @@ class Gateway:
     def admit(self, head: Head) -> Admission | Reply:
         """Let a request in by its head alone, or the reply that ends it. Reads no body.
 
-        Whoever gets an Admission must end it with exactly one of `run`, `refuse` or `left`.
+        Whoever gets an Admission must end it with `run`, `refuse` or `left`. The first of them
+        counts, so that a door may say `left` whatever happened.
         """
         admission = self._begin(head)
         try:
@@ -106,9 +111,10 @@ class Gateway:
         return self._end(admission, dialect.refuse(error, admission.record.request_id))
 
     def left(self, admission: Admission) -> None:
-        """End an admitted request whose client went away."""
-        admission.record.status = CLIENT_GONE
-        self._observe_end(admission)
+        """End an admitted request whose client went away; nothing if it has ended already."""
+        if not admission.is_over:
+            admission.record.status = CLIENT_GONE
+            self._observe_end(admission)
 
     def _begin(self, head: Head) -> Admission:
         clock = self._parts.clock
@@ -204,8 +210,9 @@ class Gateway:
         return self.refuse(admission, GatewayError(Code.INTERNAL_ERROR, "Internal error."))
 
     def _end(self, admission: Admission, reply: Reply) -> Reply:
-        reply.headers.append(("x-request-id", admission.record.request_id))
-        reply.headers.extend(cors_headers(admission.head, self._parts.access))
+        headers = [*reply.headers, ("x-request-id", admission.record.request_id)]
+        headers += cors_headers(admission.head, self._parts.access)
+        reply = Reply(status=reply.status, headers=_sendable(headers), body=reply.body)
         admission.record.status = reply.status
         admission.record.bytes_out = 0 if admission.head.method == "HEAD" else len(reply.body)
         self._observe_end(admission)
@@ -213,8 +220,21 @@ class Gateway:
 
     def _observe_end(self, admission: Admission) -> None:
         record, now_s = admission.record, self._parts.clock.monotonic()
+        admission.is_over = True
         record.duration_ms = (now_s - admission.began_s) * 1000
         self._parts.observer.ended(record)
+
+
+def _sendable(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The headers without those that would break a reply apart, such as an upstream's Retry-After.
+
+    The one place for it: whatever a dialect or page has put there, every reply passes here.
+    """
+    return [
+        (name, value)
+        for name, value in headers
+        if value.isascii() and value.isprintable() and len(value) <= MAX_HEADER_VALUE_CHARS
+    ]
 
 
 def body_too_large(max_body_bytes: int) -> ClientError:
@@ -229,8 +249,10 @@ def body_too_large(max_body_bytes: int) -> ClientError:
 
 def _check_body_headers(head: Head, max_body_bytes: int) -> None:
     announced = head.first(b"content-length")
-    if announced is not None and announced.isdigit() and int(announced) > max_body_bytes:
-        raise body_too_large(max_body_bytes)
+    if announced is not None and announced.isdigit():
+        is_absurd = len(announced) > 18  # more digits than int() takes at once raise ValueError
+        if is_absurd or int(announced) > max_body_bytes:
+            raise body_too_large(max_body_bytes)
     encoding = head.first(b"content-encoding")
     if encoding is not None and encoding.strip().lower() not in {b"", b"identity"}:
         raise ClientError(
