@@ -1,0 +1,193 @@
+"""The ASGI door: the core under any ASGI server, without a framework between.
+
+It reads a body only for who was let in, counts it as it comes, and stops the work when the
+client hangs up. It knows no path and makes no reply of its own: the core does. Framing,
+keep-alive and timeouts are the server's.
+
+Facts: the ASGI specification, HTTP and Lifespan (https://asgi.readthedocs.io, 2026-11). uvicorn
+0.54 closes the connection after a reply with `connection: close`, answers `Expect:
+100-continue` when the body is first asked for, and with httptools takes a request with
+`Connection: Upgrade` as one without a body: what follows is read as the next request. Until
+that is mended below this door, such a connection ends with its first reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from keyhole.errors import SetupError
+from keyhole.exchange import Admission, Gateway, body_too_large
+from keyhole.wire.http import Head, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Lifespan = Callable[[], AbstractAsyncContextManager[Gateway]]
+"""Opens what a gateway stands on, gives the gateway, and closes it all again."""
+
+UNKNOWN_PEER = "unknown"
+"""Stands for a TCP caller whose address is not known: it is nobody's loopback address."""
+
+
+def create_app() -> AsgiDoor:
+    """The application for an ASGI server of one's own, configured from the environment."""
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[Gateway]:
+        from keyhole import main  # noqa: PLC0415  # the composition root stands above this layer
+
+        async with main.open_runtime(main.load_settings()) as runtime:
+            yield runtime.gateway
+
+    return AsgiDoor(lifespan=lifespan)
+
+
+class AsgiDoor:
+    """An ASGI 3 application over a gateway, or over the one that `lifespan` opens."""
+
+    def __init__(self, gateway: Gateway | None = None, *, lifespan: Lifespan | None = None) -> None:
+        self._gateway = gateway
+        self._open = lifespan
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one request, or the server's whole life; other kinds of scope are refused."""
+        match scope["type"]:
+            case "http":
+                await self._serve(scope, receive, send)
+            case "lifespan":
+                await self._live(receive, send)
+            case "websocket":  # closing before accepting is answered as 403
+                await receive()
+                await send({"type": "websocket.close", "code": 1000})
+            case other:
+                raise ValueError(f"Keyhole does not speak the ASGI protocol '{other}'")
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        async with AsyncExitStack() as stack:
+            await receive()
+            try:
+                if self._open is not None:
+                    self._gateway = await stack.enter_async_context(self._open())
+            except SetupError as error:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
+            except Exception as error:
+                # Said before it is raised: uvicorn takes a silent death for an application that
+                # has no lifespan, and goes on to serve.
+                await send({"type": "lifespan.startup.failed", "message": type(error).__name__})
+                raise
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            if self._open is not None:
+                self._gateway = None
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
+        gateway = self._gateway
+        if gateway is None:
+            raise RuntimeError("the ASGI server did not run the lifespan, or has ended it")
+        head = _head(scope)
+        admission = gateway.admit(head)
+        if isinstance(admission, Reply):
+            await _send(send, head, admission, is_closing=_must_close(head))
+            return
+        try:
+            reply = await _answer(gateway, admission, receive)
+        finally:  # nothing if it has ended; a request that was cancelled before it ran has not
+            gateway.left(admission)
+        if reply is not None:
+            was_cut = reply.status == 413
+            await _send(send, head, reply, is_closing=was_cut or _must_close(head))
+
+
+async def _answer(gateway: Gateway, admission: Admission, receive: Receive) -> Reply | None:
+    """The reply to an admitted request; None for a client that has gone."""
+    parts, received = [], 0
+    is_complete = False
+    while not is_complete:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        part = message.get("body", b"")
+        received += len(part)
+        if received > admission.max_body_bytes:
+            return gateway.refuse(admission, body_too_large(admission.max_body_bytes))
+        parts.append(part)
+        is_complete = not message.get("more_body", False)
+    return await _run_while_there(gateway, admission, b"".join(parts), receive)
+
+
+async def _run_while_there(
+    gateway: Gateway, admission: Admission, body: bytes, receive: Receive
+) -> Reply | None:
+    """Run, and cancel it when the client disconnects; None if that came first."""
+    async with asyncio.TaskGroup() as group:
+        run = group.create_task(gateway.run(admission, body))
+        watcher = group.create_task(_cancel_when_gone(run, receive))
+        await asyncio.wait((run,))
+        watcher.cancel()
+    return None if run.cancelled() else run.result()
+
+
+async def _cancel_when_gone(run: asyncio.Task[Reply], receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    run.cancel()
+
+
+async def _send(send: Send, head: Head, reply: Reply, *, is_closing: bool) -> None:
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
+    if reply.status != 204:  # RFC 9110, section 8.6: a 204 has no Content-Length
+        headers.append((b"content-length", str(len(reply.body)).encode()))
+    if is_closing:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    body = b"" if head.method == "HEAD" else reply.body
+    await send({"type": "http.response.body", "body": body})
+
+
+def _head(scope: Message) -> Head:
+    return Head(
+        method=scope["method"],
+        path=_path(scope),
+        headers=tuple(scope["headers"]),
+        peer=_peer(scope),
+    )
+
+
+def _path(scope: Message) -> str:
+    """The path as it came, below the place where a greater application has mounted this one."""
+    raw: bytes | None = scope.get("raw_path")
+    path = quote(scope["path"]) if raw is None else raw.decode("latin-1")
+    path = path.partition("?")[0]
+    root = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def _peer(scope: Message) -> str | None:
+    client, server = scope.get("client"), scope.get("server")
+    if client is not None:
+        return str(client[0])
+    # A caller on TCP that has hung up already has no address either; a Unix socket has no port.
+    is_tcp = server is not None and server[1] is not None
+    return UNKNOWN_PEER if is_tcp else None
+
+
+def _must_close(head: Head) -> bool:
+    """Whether what follows on the connection may not be what the server takes it for.
+
+    `Expect` counts because a client that gets its answer before its body was asked for may
+    leave the body out.
+    """
+    return (
+        head.method == "CONNECT"
+        or head.first(b"upgrade") is not None
+        or head.first(b"expect") is not None
+    )

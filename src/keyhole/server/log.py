@@ -1,0 +1,195 @@
+"""One line for each request, for people at a terminal and for machines otherwise.
+
+It never writes a prompt, an answer or a secret: the record holds none, and of an unexpected
+exception only its type and where it was raised are told, for its text may hold anything. What
+a client can choose (method, path) is shortened and made printable, so that it cannot forge
+lines or drive a terminal. Lines are written at once by the caller's thread; whoever reads
+standard error through a pipe must read it.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO
+
+import msgspec
+
+from keyhole.errors import KeyholeError
+from keyhole.ports import Observer
+from keyhole.wire.records import AccessRecord
+
+Format = Literal["auto", "text", "json"]
+
+MAX_PATH_CHARS = 200
+MAX_METHOD_CHARS = 20
+MAX_FRAMES = 30
+
+_RESET, _DIM = "\x1b[0m", "\x1b[2m"
+_COLORS = {2: "\x1b[32m", 4: "\x1b[33m", 5: "\x1b[31m"}
+
+
+class Observers:
+    """Tells each of several observers, in order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def began(self, record: AccessRecord) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.began(record)
+
+    def ended(self, record: AccessRecord) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.ended(record)
+
+    def crashed(self, record: AccessRecord, error: Exception) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.crashed(record, error)
+
+
+class AccessLog:
+    """An Observer that writes lines to a stream; `auto` is text on a terminal, else JSON."""
+
+    def __init__(
+        self, style: Format, stream: TextIO | None, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        is_terminal = _is_terminal(stream)
+        self._stream = stream
+        self._is_text = style == "text" or (style == "auto" and is_terminal)
+        self._has_color = is_terminal and not environ.get("NO_COLOR")  # https://no-color.org
+
+    def began(self, record: AccessRecord) -> None:
+        """Nothing: there is one line, at the end."""
+
+    def ended(self, record: AccessRecord) -> None:
+        """Write the request's line."""
+        now = datetime.now(UTC)
+        self._write(self._text(record, now) if self._is_text else _json(_fields(record, now)))
+
+    def crashed(self, record: AccessRecord, error: Exception) -> None:
+        """Write what was raised, where, and during what, under the request's id."""
+        now = datetime.now(UTC)
+        causes = [(_name(cause), list(_frames(cause))) for cause in _causes(error)]
+        if self._is_text:
+            lines = [f"{now:%H:%M:%S} {record.request_id} crashed: {_name(error)}"]
+            for name, frames in causes:
+                lines += [f"    {name}", *(f"      {frame}" for frame in frames)]
+            self._write("\n".join(lines))
+        else:
+            crash = [{"type": name, "frames": frames} for name, frames in causes]
+            self._write(_json({"time": _iso(now), "id": record.request_id, "crash": crash}))
+
+    def _text(self, record: AccessRecord, now: datetime) -> str:
+        words = [
+            f"{now:%H:%M:%S}",
+            self._colored(str(record.status), _COLORS.get(record.status // 100, "")),
+            printable(record.method, MAX_METHOD_CHARS),
+            printable(record.path, MAX_PATH_CHARS),
+            f"{record.duration_ms:.0f} ms",
+            f"{record.bytes_out} B",
+        ]
+        if record.target is not None:
+            words.append(f"{record.model} -> {record.target}")
+        if record.attempts > 1:
+            words.append(f"attempt {record.attempts}")
+        if record.usage is not None:
+            words.append("{}+{} tokens".format(*record.usage))
+        if record.code is not None:
+            words.append(self._colored(record.code, _COLORS[4]))
+        words.append(self._colored(record.request_id, _DIM))
+        return "  ".join(words)
+
+    def _colored(self, text: str, color: str) -> str:
+        return f"{color}{text}{_RESET}" if self._has_color and color else text
+
+    def _write(self, line: str) -> None:
+        if self._stream is None:
+            return
+        try:  # a log that cannot be written must not end the request
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass
+
+
+def printable(text: str, max_chars: int) -> str:
+    r"""The text in printable ASCII without spaces, the rest as \xNN, and not too long."""
+    cut = text if len(text) <= max_chars else f"{text[:max_chars]}..."
+    if cut.isascii() and cut.isprintable() and " " not in cut:
+        return cut
+    shown = (char if "!" <= char <= "~" else f"\\x{ord(char):02x}" for char in cut)
+    return "".join(shown)
+
+
+def _fields(record: AccessRecord, now: datetime) -> dict[str, Any]:
+    fields = {
+        "time": _iso(now),
+        "id": record.request_id,
+        "method": printable(record.method, MAX_METHOD_CHARS),
+        "path": printable(record.path, MAX_PATH_CHARS),
+        "status": record.status,
+        "ms": round(record.duration_ms, 3),
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
+        "model": record.model,
+        "upstream": record.upstream,
+        "target": record.target,
+        "attempts": record.attempts or None,
+        "prompt_tokens": record.usage and record.usage[0],
+        "completion_tokens": record.usage and record.usage[1],
+        "code": record.code,
+        "client_id": record.client_request_id,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _json(fields: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(fields).decode()
+
+
+def _iso(now: datetime) -> str:
+    return now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _name(error: BaseException) -> str:
+    """The type; and the message where it is ours, for then it holds no secret and no prompt."""
+    kind = type(error)
+    name = (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    return f"{name}: {error.explained}" if isinstance(error, KeyholeError) else name
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what it came from, down to the first; an exception may not come twice."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        yield cause
+        seen.add(id(cause))
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+
+
+def _frames(error: BaseException) -> Iterator[str]:
+    """FILE:LINE in FUNCTION, the innermost last; of a deep recursion only the last ones."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if len(frames) > MAX_FRAMES:
+        yield f"... {len(frames) - MAX_FRAMES} more"
+    for frame, line in frames[-MAX_FRAMES:]:
+        code = frame.f_code
+        yield f"{code.co_filename}:{line} in {code.co_qualname}"
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False

@@ -1,0 +1,146 @@
+"""A gateway on an event loop in a thread of its own, for servers whose world is threads.
+
+The core's state belongs to one event loop, so every step of it, the quick ones too, is made
+there. The thread begins at the first request, never at import, and anew in a process that was
+forked off (gunicorn's workers with --preload): threads do not survive a fork. It ends when the
+interpreter exits.
+
+Facts: CPython joins ordinary threads before it runs `atexit` functions, daemon threads never;
+so this one is a daemon that an `atexit` function stops and waits for (Python 3.11 to 3.13).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
+
+import uvloop
+
+from keyhole.exchange import Admission, Gateway
+from keyhole.wire.http import Head, Reply
+
+STOP_TIMEOUT_S = 10.0
+"""How long an exiting interpreter waits for the thread to close everything."""
+
+T = TypeVar("T")
+
+
+class ThreadedGateway:
+    """The gateway's steps for callers in any thread of any process, each blocking."""
+
+    def __init__(self, lifespan: Callable[[], AbstractAsyncContextManager[Gateway]]) -> None:
+        self._lifespan = lifespan
+        self._lock = threading.Lock()
+        self._loop: _Loop | None = None
+        self._left_behind: list[_Loop | None] = []
+        forget = weakref.WeakMethod(self._forget)
+        os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
+
+    def admit(self, head: Head) -> Admission | Reply:
+        """As Gateway.admit; raises what opening the gateway raises."""
+        gateway = self._running().gateway
+        return self._call(lambda: gateway.admit(head))
+
+    def run(self, admission: Admission, body: bytes) -> Reply:
+        """As Gateway.run."""
+        loop = self._running()
+        return loop.wait(loop.gateway.run(admission, body))
+
+    def end(self, step: Callable[[Gateway], T]) -> T:
+        """Call `refuse` or `left` of the gateway."""
+        gateway = self._running().gateway
+        return self._call(lambda: step(gateway))
+
+    def close(self) -> None:
+        """Cancel what runs, close the gateway and end the thread; a later request opens anew."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            atexit.unregister(self.close)
+            loop.stop()
+
+    def _call(self, function: Callable[[], T]) -> T:
+        async def once() -> T:
+            return function()
+
+        return self._running().wait(once())
+
+    def _running(self) -> _Loop:
+        loop = self._loop
+        if loop is not None:
+            return loop
+        with self._lock:
+            if self._loop is None:
+                self._loop = _Loop(self._lifespan)
+                atexit.register(self.close)
+            return self._loop
+
+    def _forget(self) -> None:
+        """In a forked process: the thread has stayed behind, and the lock may have been held.
+
+        The loop is kept, never closed: its descriptors are shared with the parent's, and closing
+        them here would take the parent's connections out of its epoll set.
+        """
+        self._lock = threading.Lock()
+        self._left_behind.append(self._loop)
+        self._loop = None
+        atexit.unregister(self.close)
+
+
+class _Loop:
+    """A thread with an event loop, and the gateway that is open on it."""
+
+    def __init__(self, lifespan: Callable[[], AbstractAsyncContextManager[Gateway]]) -> None:
+        self._lifespan = lifespan
+        self._opened: Future[Gateway] = Future()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop = uvloop.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._thread = threading.Thread(target=self._live, name="keyhole", daemon=True)
+        self._thread.start()
+        self.gateway = self._opened.result()
+
+    def wait(self, step: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the loop and wait for it, in the caller's thread."""
+        future = asyncio.run_coroutine_threadsafe(self._tracked(step), self._loop)
+        try:
+            return future.result()
+        except BaseException:  # such as KeyboardInterrupt here: nobody waits for it any more
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """End the loop and its thread."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(STOP_TIMEOUT_S)
+
+    def _live(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            try:
+                runner.run(self._serve())
+            except BaseException as error:
+                if self._opened.done():
+                    raise
+                self._opened.set_exception(error)  # raised in the thread that waits for it
+
+    async def _serve(self) -> None:
+        async with self._lifespan() as gateway:
+            self._opened.set_result(gateway)
+            await self._stopping.wait()
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+
+    async def _tracked(self, step: Coroutine[Any, Any, T]) -> T:
+        if task := asyncio.current_task():
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await step
