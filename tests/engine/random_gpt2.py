@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import ByteLevelBPETokenizer
 
+END = "<|endoftext|>"
 LINES = (
     "Once upon a time there was a fox who kept a key under the door.",
     "The key was small, the door was old, and nobody knew where it led.",
@@ -27,7 +28,7 @@ def write_model(
     width: int = 32,
     heads: int = 4,
     context: int = 64,
-    vocabulary: int = 320,
+    vocabulary: int | None = None,
     dtype: Any = np.float32,
     prefix: str = "",
     seed: int = 0,
@@ -35,9 +36,11 @@ def write_model(
     generation: dict[str, Any] | None = None,
     extra: dict[str, Any] | None = None,
 ) -> Path:
-    """Write the folder and return its path."""
+    """Write the folder and return its path; the vocabulary is the tokenizer's if not given."""
     path.mkdir(parents=True)
-    end_id = write_tokenizer(path / "tokenizer.json", vocabulary)
+    tokenizer = train_tokenizer()
+    tokenizer.save(str(path / "tokenizer.json"))
+    vocabulary = vocabulary or tokenizer.get_vocab_size()
     (path / "config.json").write_text(
         json.dumps(
             {
@@ -51,7 +54,7 @@ def write_model(
                 "n_head": heads,
                 "activation_function": "gelu_new",
                 "layer_norm_epsilon": 1e-5,
-                "eos_token_id": end_id,
+                "eos_token_id": tokenizer.token_to_id(END),
                 **(config or {}),
             }
         )
@@ -66,14 +69,13 @@ def write_model(
     return path
 
 
-def write_tokenizer(path: Path, vocabulary: int) -> int:
-    """Train and write a tokenizer of at most `vocabulary` tokens; the id of its end token."""
+def train_tokenizer() -> ByteLevelBPETokenizer:
+    """A tokenizer of about 300 tokens: an end marker, every byte, and some words."""
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(
-        LINES, vocab_size=vocabulary, special_tokens=["<|endoftext|>"], show_progress=False
+        LINES, vocab_size=400, special_tokens=[END], show_progress=False
     )
-    tokenizer.save(str(path))
-    return int(tokenizer.token_to_id("<|endoftext|>"))
+    return tokenizer
 
 
 def random_tensors(

@@ -90,7 +90,7 @@ def test_an_untied_head_gives_the_reference_logits(tmp_path):
     head = np.random.default_rng(5).standard_normal((320, 32), np.float32)
     path = write_model(
         tmp_path / "model",
-        prefix="",
+        vocabulary=320,
         extra={"lm_head.weight": head},
         config={"tie_word_embeddings": False},
     )
