@@ -153,7 +153,6 @@ def engine_keeper(settings: Settings, say: Say) -> Coroutine[None, None, None] |
             "keyhole.engine",
             f"--socket={socket}",
             f"--models={models_dir(settings.data)}",
-            f"--max-waiting={settings.engine.max_waiting}",
             "--exit-with-parent",
         ),
         environ=_engine_environ(settings),
