@@ -63,7 +63,10 @@ def write_model(
         (path / "generation_config.json").write_text(json.dumps(generation))
     tensors = random_tensors(layers, width, context, vocabulary, seed) | (extra or {})
     save_file(
-        {prefix + name: np.ascontiguousarray(value.astype(dtype)) for name, value in tensors.items()},
+        {
+            prefix + name: np.ascontiguousarray(value.astype(dtype))
+            for name, value in tensors.items()
+        },
         path / "model.safetensors",
     )
     return path
@@ -72,9 +75,7 @@ def write_model(
 def train_tokenizer() -> ByteLevelBPETokenizer:
     """A tokenizer of about 300 tokens: an end marker, every byte, and some words."""
     tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator(
-        LINES, vocab_size=400, special_tokens=[END], show_progress=False
-    )
+    tokenizer.train_from_iterator(LINES, vocab_size=400, special_tokens=[END], show_progress=False)
     return tokenizer
 
 

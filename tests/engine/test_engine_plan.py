@@ -11,6 +11,10 @@ from keyhole.engine.plan import plan, plan_sampling
 from keyhole.engine.sampling import Sampling
 
 LIMITS = Limits(max_input_tokens=63, max_total_tokens=64, max_concurrent_requests=128)
+TOO_MUCH = (
+    "`inputs` tokens + `max_new_tokens` must be <= 64. "
+    "Given: {} `inputs` tokens and {} `max_new_tokens`"
+)
 STORY = Defaults(temperature=0.8, top_k=40, top_p=0.95, repetition_penalty=1.1)
 
 
@@ -89,15 +93,13 @@ def test_truncate_keeps_the_end_of_the_prompt(planned):
         (
             "The fox",
             {"max_new_tokens": 63},
-            "`inputs` tokens + `max_new_tokens` must be <= 64. "
-            "Given: 2 `inputs` tokens and 63 `max_new_tokens`",
+            TOO_MUCH.format(2, 63),
         ),
         ("é" * 32, {}, "`inputs` must have less than 63 tokens. Given: 64"),
         (
             "é" * 40,
             {},
-            "`inputs` tokens + `max_new_tokens` must be <= 64. "
-            "Given: 80 `inputs` tokens and 0 `max_new_tokens`",
+            TOO_MUCH.format(80, 0),
         ),
     ],
 )

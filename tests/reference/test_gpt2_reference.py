@@ -108,7 +108,11 @@ def test_greedy_text_is_the_references(pair, seed):
     model, reference = pair
     prompt = draw_tokens(model, 9, seed)
     wanted = reference.generate(
-        torch.tensor([prompt]), do_sample=False, max_new_tokens=40, eos_token_id=None, pad_token_id=0
+        torch.tensor([prompt]),
+        do_sample=False,
+        max_new_tokens=40,
+        eos_token_id=None,
+        pad_token_id=0,
     )[0].tolist()
 
     cache, tokens = Cache(model.shape, 49), list(prompt)

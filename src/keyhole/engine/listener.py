@@ -47,13 +47,13 @@ def bind_unix(path: Path) -> socket.socket:
 def bind_tcp(address: str) -> socket.socket:
     """A TCP socket at HOST:PORT; raises SetupError."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit():
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise SetupError(f"{address!r} is not HOST:PORT")
     host = host.removeprefix("[").removesuffix("]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise SetupError(f"{address} cannot be listened on: {error}") from None
 
 
