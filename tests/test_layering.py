@@ -21,7 +21,7 @@ LAYERS = (
     ("dialects",),
     ("backends", "policy"),
     ("ports",),
-    ("exchange", "config", "toml_lines", "io"),
+    ("exchange", "config", "io"),
     ("server", "engine"),
     ("listening", "supervisor", "greeting", "pull"),
     ("main",),
@@ -31,13 +31,15 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 # Modules that their neighbours in the same folder may import.
-SHARED = {"dialects.base", "dialects.hf_parameters", "backends.base", "backends.faults"}
-# Folders whose modules build on each other, in an order that their __init__ states.
-ORDERED = {"wire", "engine", "server", "io", "policy"}
-# Neighbours that may know each other after all, and why.
-ALLOWED = {
-    ("config", "toml_lines"),  # one loader in two files
+SHARED = {
+    "dialects.base",
+    "dialects.hf_parameters",
+    "backends.base",
+    "backends.fanout",
+    "backends.faults",
 }
+# Folders whose modules build on each other, in an order that their __init__ states.
+ORDERED = {"wire", "config", "engine", "server"}
 # Promised names that others open: they call up to the composition root when they are called.
 OPENED_BY_OTHERS = {("server.app", "main"), ("server.flask", "main")}
 
@@ -46,7 +48,7 @@ IMPURE = {
     *("asyncio", "socket", "time", "random", "os", "logging", "threading", "subprocess"),
     *("aiohttp", "uvicorn", "flask", "sqlalchemy", "numpy"),
 }
-WORKER_NEVER_LOADS = ("numpy", "sqlalchemy", "tokenizers", "huggingface_hub", "rich", "click")
+WORKER_NEVER_LOADS = ("numpy", "sqlalchemy", "tokenizers", "huggingface_hub", "rich")
 
 
 def module_name(path: Path) -> str:
@@ -86,7 +88,7 @@ def is_refused(module: str, target: str) -> bool:
     package, target_package = module.partition(".")[0], target.partition(".")[0]
     if target_package not in RANK or module == "keyhole":
         return False
-    if (module, target_package) in OPENED_BY_OTHERS or (module, target) in ALLOWED:
+    if (module, target_package) in OPENED_BY_OTHERS:
         return False
     if package != target_package:
         return RANK[target_package] >= RANK[package]

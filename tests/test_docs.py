@@ -1,0 +1,123 @@
+"""The documentation names what the code has: settings, error codes, flags, metrics, links."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from keyhole.cli import cli
+from keyhole.config import SETTINGS
+from keyhole.errors import Code
+from keyhole.main import backends
+from keyhole.server.metrics import Metrics
+from keyhole.wire.http import Head
+
+ROOT = Path(__file__).parents[1]
+PAGES = (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "tools").rglob("*.md"))
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#([^)\s]+))?\)")
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text()
+
+
+def commands(group: click.Group, path: str = "keyhole") -> dict[str, click.Command]:
+    """Every command by the words that call it."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            found |= commands(command, f"{path} {name}")
+        else:
+            found[f"{path} {name}"] = command
+    return found
+
+
+@pytest.mark.parametrize("section", SETTINGS)
+def test_every_setting_is_in_the_reference(section: str) -> None:
+    """docs/configuration.md names each key in the part about its section."""
+    text = page("configuration.md")
+    assert f"[{section}" in text
+    missing = [key for key in SETTINGS[section] if f"`{key}`" not in text]
+    assert missing == []
+
+
+@pytest.mark.parametrize("kind", backends())
+def test_every_kind_of_upstream_is_in_the_reference(kind: str) -> None:
+    assert f"`{kind}`" in page("configuration.md")
+
+
+@pytest.mark.parametrize("code", Code)
+def test_every_error_code_is_explained(code: Code) -> None:
+    """docs/errors.md has a row that begins with the code."""
+    assert f"| `{code}` |" in page("errors.md")
+
+
+@pytest.mark.parametrize(("words", "command"), commands(cli).items())
+def test_every_command_and_flag_is_explained(words: str, command: click.Command) -> None:
+    """docs/commands.md has a part for each command, and that part names its flags."""
+    text = page("commands.md")
+    assert f"## {words}" in text
+    part = text.partition(f"## {words}")[2].partition("\n## ")[0]
+    everywhere = text.partition("\n## ")[0]
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert f"`{parameter.opts[0]}" in part + everywhere
+
+
+def test_every_metric_is_explained() -> None:
+    text = page("watching.md")
+    reply = Metrics().pages()["/metrics"](Head(method="GET", path="/metrics"))
+    names = set(re.findall(r"^# TYPE (keyhole_\w+)", reply.body.decode(), re.MULTILINE))
+    missing = {name for name in names if not name.endswith("_created") and name not in text}
+    assert names
+    assert missing == set()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    """A relative link names a file that is there, and a heading that it has."""
+    for target, anchor in LINK.findall(path.read_text()):
+        if target.startswith(("http://", "https://")):
+            continue
+        linked = (path.parent / target).resolve()
+        assert linked.exists(), f"{path.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+            assert anchor in {
+                re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in headings
+            }
+
+
+def test_the_readme_has_the_commands_that_there_are() -> None:
+    """Each `make TARGET` of the pages exists, and each `keyhole COMMAND` of the README."""
+    makefile = (ROOT / "Makefile").read_text()
+    for path in PAGES:
+        for target in re.findall(r"^make (\w+)", path.read_text(), re.MULTILINE):
+            assert f"\n{target}:" in makefile, f"{path.name} names make {target}"
+    known = {words.split()[1] for words in commands(cli)}
+    readme = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"`keyhole (\w+)", readme)) <= known
+
+
+def test_ci_runs_what_the_pages_say() -> None:
+    """.ci/run calls make check and make test, and nothing else."""
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [line for line in lines if line.startswith("make ")] == ["make check", "make test"]
+
+
+def test_the_project_speaks_of_itself_alone() -> None:
+    """No machine's paths and no package index's hosts are in what is tracked."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    refused = re.compile(r"/root/|/home/\w+/|/tmp/bash|files\.pythonhosted|pypi\.org/simple")
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in {".safetensors", ".json"} or path == Path(__file__):
+            continue
+        found = refused.search(path.read_text(errors="replace")) if path.is_file() else None
+        assert found is None, f"{name} holds {found and found[0]}"
