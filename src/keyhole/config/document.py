@@ -15,12 +15,15 @@ from msgspec import Struct
 
 from keyhole.config.toml_lines import Path as KeyPath
 from keyhole.config.toml_lines import find_lines
-from keyhole.config.values import Check, Wrong, meant, not_a_table, shown
+from keyhole.config.values import HIDDEN, Check, Wrong, closest, meant, not_a_table, quoted, shown
 from keyhole.errors import SetupError
 
 _MAX_FILE_BYTES = 1024 * 1024
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+# tomllib shows the section's path as a tuple.
+_TWICE = re.compile(r"Cannot declare \((.*)\) twice")
+_QUOTED = re.compile(r"'([^']*)'")
 _UNQUOTED_NAME = re.compile(r"\s*\[\s*(route|upstream)\s*\.[^\"'\]]*[/*:@+]")
 
 
@@ -56,8 +59,8 @@ class Document:
         self.tables = tables
         self.problems: list[Problem] = []
         self._lines = lines
-        self._split_names: set[KeyPath] = set()
-        """Tables that are there only because a dot in a name was not quoted."""
+        self._explained: set[KeyPath] = set()
+        """Tables and keys that are missing because of a problem that is told already."""
 
     def blame(self, path: KeyPath, message: str, hint: str | None = None) -> None:
         """Add a problem with what stands at a path, or with what it stands in."""
@@ -69,8 +72,8 @@ class Document:
         self.problems.append(Problem(self.name, line, message, hint))
 
     def blame_missing(self, path: KeyPath, key: str, hint: str) -> None:
-        """Add that a table lacks a key; not for one that only a dot in a name has made."""
-        if path not in self._split_names:
+        """Add that a table lacks a key, unless another problem explains it."""
+        if path not in self._explained and (*path, key) not in self._explained:
             self.blame(path, f"{key} is missing", hint)
 
     def blame_wrong(self, path: KeyPath, wrong: Wrong) -> None:
@@ -112,8 +115,10 @@ class Document:
         self, path: KeyPath, key: str, value: object, checks: Mapping[str, Check]
     ) -> None:
         hint = meant(key, checks)
+        if close := closest(key, checks):
+            self._explained.add((*path, close))
         if len(path) == 2 and isinstance(value, dict):
-            self._split_names.add(path)
+            self._explained.add(path)
             hint = f'a name with a dot stands in quotes: [{path[0]}."{path[1]}.{key}"]'
         self.blame((*path, key), "unknown key", hint)
 
@@ -130,11 +135,11 @@ def read_document(path: Path, *, name: str, named_by: str | None) -> Document:
             content = file.read(_MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(
-            [Problem(named_by or name, 0, f"there is no file {shown(name)}")]
+            [Problem(named_by or name, 0, f"there is no file {quoted(name)}")]
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        message = f"cannot read {shown(name)}: {reason}"
+        message = f"cannot read {quoted(name)}: {reason}"
         raise ConfigError([Problem(named_by or name, 0, message)]) from None
     if len(content) > _MAX_FILE_BYTES:
         message = f"the file is larger than {_MAX_FILE_BYTES} bytes; that is no configuration"
@@ -145,11 +150,13 @@ def read_document(path: Path, *, name: str, named_by: str | None) -> Document:
 def spell(path: KeyPath) -> str:
     """A path as TOML writes it; the index of an item is left out, its line says which."""
     keys = [key for key in path if isinstance(key, str)]
-    return ".".join(key if _BARE_KEY.fullmatch(key) else _quote(key) for key in keys)
+    return ".".join(map(_spell_key, keys))
 
 
-def _quote(key: str) -> str:
-    return '"' + shown(key)[1:-1] + '"' if shown(key).startswith("'") else '"..."'
+def _spell_key(key: str) -> str:
+    if shown(key) == HIDDEN:
+        return HIDDEN
+    return key if _BARE_KEY.fullmatch(key) else f'"{quoted(key)[1:-1]}"'
 
 
 def _parse(content: bytes, name: str) -> Document:
@@ -170,11 +177,14 @@ def _syntax_problem(message: str, source: str, name: str) -> Problem:
     lines = source.split("\n")
     found = _TOML_PLACE.search(message)
     line = int(found[1]) if found and found[1] else len(source.rstrip().split("\n"))
-    message = _TOML_PLACE.sub("", message)
-    message = f"not valid TOML: {message[:1].lower()}{message[1:]}"
+    reason = _TOML_PLACE.sub("", message)
     hint = None
     if _UNQUOTED_NAME.match(lines[line - 1]):
         hint = 'a name with / * : @ or + stands in quotes: [route."owner/name"]'
-    elif "invalid value" in message:
+    elif twice := _TWICE.fullmatch(reason):
+        reason = f"the section [{spell(tuple(re.findall(_QUOTED, twice[1])))}] stands twice"
+    elif reason == "Cannot overwrite a value":
+        hint = "the same key stands twice in its section"
+    elif "=" in lines[line - 1] and reason.startswith(("Invalid value", "Expected newline")):
         hint = "a string stands in quotes; true and false are in lower case"
-    return Problem(name, line, message, hint)
+    return Problem(name, line, f"not valid TOML: {reason[:1].lower()}{reason[1:]}", hint)

@@ -89,9 +89,9 @@ def _target(
         message = f"{shown(given)} asks for the model by the client's name for it"
         document.blame(path, message, 'only in a pattern such as [route."*/*"]')
     if name not in upstreams:
-        hint = meant(name, upstreams)
+        hint = f"a target begins with an upstream's name; {meant(name, upstreams)}"
         if name == HUGGING_FACE:
-            hint = "hf is there once a Hugging Face token is: set HF_TOKEN or run hf auth login"
+            hint = "hf is there once a Hugging Face token is: set HF_TOKEN or run 'hf auth login'"
         document.blame(path, f"there is no upstream {shown(name)}", hint)
         return None
     upstream = upstreams[name]

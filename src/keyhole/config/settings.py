@@ -30,8 +30,8 @@ from keyhole.config.values import (
     meant,
     one_of,
     origin,
+    quoted,
     seconds,
-    shown,
     whole,
 )
 from keyhole.policy.access import is_loopback
@@ -218,7 +218,7 @@ def _data_folder(inputs: Inputs, problems: list[Problem]) -> Path:
         named_by, path = "the data folder", folder / "keyhole"
     path = _absolute(path, inputs)
     if path.exists() and not path.is_dir():
-        problems.append(Problem(named_by, 0, f"{shown(str(path))} is not a directory"))
+        problems.append(Problem(named_by, 0, f"{quoted(str(path))} is not a directory"))
     return path
 
 

@@ -147,8 +147,8 @@ class UpstreamReader:
         if "kind" not in table:
             built_in = _BUILT_IN_KINDS.get(name)
             if built_in is None:
-                hint = f"one of {', '.join(self._backends)}"
-                self._document.blame_missing(("upstream", name), "kind", hint)
+                kinds = f"one of {', '.join(self._backends)}"
+                self._document.blame_missing(("upstream", name), "kind", kinds)
             return built_in
         if given is not None and given not in self._backends:
             message = f"{shown(given)} is not a kind of upstream"

@@ -26,8 +26,11 @@ MAX_SOCKET_PATH_BYTES = 103
 
 # What looks like a token: a known prefix, or a long run of letters and digits without a break.
 _LIKE_A_SECRET = re.compile(
-    r"(?:hf|sk|gsk|api|key|ghp|xai|nvapi)[_-][\w-]{6,}|(?=[A-Za-z]*[0-9])[A-Za-z0-9]{24,}", re.ASCII
+    r"(?<![A-Za-z0-9])(?:hf_\w{6,}|(?:sk|xai|nvapi)-[\w-]{6,}|(?:gsk|ghp|api|key)_\w{8,})"
+    r"|(?=[A-Za-z]*[0-9])[A-Za-z0-9]{24,}",
+    re.ASCII,
 )
+HIDDEN = "<hidden, in case it is a secret>"
 _UPSTREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _ORGANISATION = re.compile(r"[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -58,20 +61,27 @@ class SecretPlace(Struct, frozen=True):
     file: str | None = None
 
 
-def shown(value: str) -> str:
-    """A value for people: in quotes, on one line, not too long, and nothing like a secret."""
-    if _LIKE_A_SECRET.search(value):
-        return "that value"
-    short = value if len(value) <= 80 else value[:77] + "..."
+def quoted(value: str) -> str:
+    """A value for people: in quotes, on one line, not too long."""
+    short = value if len(value) <= 200 else value[:197] + "..."
     return "'" + "".join(c if c.isprintable() else repr(c)[1:-1] for c in short) + "'"
 
 
-def meant(name: str, known: Iterable[str]) -> str | None:
+def shown(value: str) -> str:
+    """The same for a value of the configuration, where anything may be a secret by mistake."""
+    return HIDDEN if _LIKE_A_SECRET.search(value) else quoted(value)
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant, if any is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def meant(name: str, known: Iterable[str]) -> str:
     """A did-you-mean for a name that is not known; without a close one, all that are."""
     names = list(known)
-    if close := difflib.get_close_matches(name, names, n=1):
-        return f"did you mean {close[0]}?"
-    return f"there are: {', '.join(names)}" if names else None
+    close = closest(name, names)
+    return f"did you mean {close}?" if close else f"there are: {', '.join(names)}"
 
 
 def flag(value: object) -> bool:
@@ -273,6 +283,8 @@ def target(value: object) -> tuple[str, str]:
     upstream, slash, model = given.partition("/")
     if not slash:
         raise Wrong(f"{shown(given)} is not UPSTREAM/MODEL", "such as engine/keyhole-demo")
+    if "*" in model and model != AS_ASKED:
+        raise Wrong(f"{shown(given)} has a * within its model", "a * alone is the name as asked")
     if model != AS_ASKED and not is_model_name(model):
         raise Wrong(
             f"{shown(given)} names no model behind its upstream",
