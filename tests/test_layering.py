@@ -37,6 +37,7 @@ SHARED = {
     "backends.base",
     "backends.fanout",
     "backends.faults",
+    "backends.words",
 }
 # Folders whose modules build on each other, in an order that their __init__ states.
 ORDERED = {"wire", "config", "engine", "server"}
