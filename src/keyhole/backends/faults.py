@@ -72,7 +72,7 @@ class _Case(Struct, frozen=True):
         if words.strip().rstrip(".").lower() not in {"", *_TRIVIAL}:
             quote = repeatable(words, self.call, self.target.upstream.secret)
             if quote is not None:
-                message += f': "{quote}"'
+                message += f': "{quote if quote.endswith("...") else quote.rstrip(".")}"'
             else:
                 left_out = "What it said is left out, for it repeats the prompt or a secret."
                 hint = f"{left_out} {hint}" if hint else left_out
@@ -95,9 +95,11 @@ class _Case(Struct, frozen=True):
     def when(self) -> str:
         """When to come back, in words."""
         told = self._retry_after()
-        if told is None or _SECONDS.fullmatch(told) is None:
+        if told is None:
             return "Try again later."
-        return f"Try again in about {told} s."
+        if _DATE.fullmatch(told):
+            return f"Try again after {told}."
+        return f"Try again in about {math.ceil(float(told))} s."
 
 
 def explain(call: Call, target: Target, response: UpstreamResponse) -> UpstreamError:
@@ -185,14 +187,11 @@ def _refused(case: _Case) -> UpstreamError:
 
 def _token_refused(case: _Case) -> UpstreamError:
     if case.is_hugging_face:
-        hint = "Run hf auth login, or set HF_TOKEN."
+        hint = f"Run hf auth login, or set HF_TOKEN, or token in {case.table}."
     else:
-        hint = f"Check the token in {case.table}."
-    if case.target.upstream.secret is None:
-        what = "wants a token and was sent none"
-        hint = hint.replace("Check the token", "Set a token")
-    else:
-        what = "refused the token"
+        hint = f"Set token in {case.table} to one that it takes."
+    has_token = case.target.upstream.secret is not None
+    what = "refused the token" if has_token else "wants a token and was sent none"
     return case.error(Code.UPSTREAM_TOKEN_REFUSED, what, hint=hint)
 
 
@@ -304,6 +303,12 @@ def _late(case: _Case) -> UpstreamError:
 
 
 def _failed(case: _Case) -> UpstreamError:
+    if case.target.upstream.kind == "engine" and "model_unsupported" in case.said.slugs:
+        return case.error(
+            Code.UPSTREAM_ERROR,
+            f"cannot run the model '{case.target.model}'",
+            hint="Run: keyhole model list",
+        )
     what = "failed while it generated" if case.response.status == 424 else "failed"
     hint = case.when() if case.is_hugging_face else "Its own log may say why."
     return case.error(Code.UPSTREAM_ERROR, what, hint=hint)

@@ -1,0 +1,1 @@
+"""Stands here so that every test can import `standins`: pytest puts this folder on the path."""
