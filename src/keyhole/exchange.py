@@ -61,6 +61,8 @@ class Parts(Struct, frozen=True, kw_only=True):
     clock: Clock
     observer: Observer
     max_body_bytes: int
+    tells_texts: bool = False
+    """Whether the observer is told prompts and answers: only where the operator wants it."""
 
 
 class Gateway:
@@ -136,6 +138,7 @@ class Gateway:
     async def _serve(self, admission: Admission, body: bytes) -> Reply:
         dialect, record = admission.place.dialect, admission.record
         call = dialect.decode(body)
+        self._tell(record, {"asked": call.input})
         route = find_route(self._parts.catalog, call.model)
         record.model = route.name
         patience_s = route.first_byte_timeout_s or dialect.first_byte_timeout_s
@@ -143,10 +146,12 @@ class Gateway:
         target, answer = await self._try_targets(call, route, deadline_s, record)
         if answer.usage is not None:
             record.usage = (answer.usage.prompt_tokens, answer.usage.completion_tokens)
+        encoded = dialect.encode(call, answer)
+        self._tell(record, {"answered": answer.texts})
         return Reply(
             status=200,
             headers=[("content-type", JSON), ("x-keyhole-model", target.model)],
-            body=dialect.encode(call, answer),
+            body=encoded,
         )
 
     async def _try_targets(
@@ -198,6 +203,10 @@ class Gateway:
         except ExceptionGroup as failed:  # the first failure ended its siblings
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
+
+    def _tell(self, record: AccessRecord, texts: Mapping[str, object]) -> None:
+        if self._parts.tells_texts:
+            self._parts.observer.told(record, texts)
 
     def _options(self, admission: Admission) -> Reply:
         methods = admission.place.methods

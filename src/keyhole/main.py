@@ -125,6 +125,7 @@ async def open_runtime(
         clock=SystemClock(),
         observer=Observers(metrics, *log),
         max_body_bytes=settings.max_body_bytes,
+        tells_texts=settings.log.texts,
     )
     keeper = engine_keeper(settings, say) if keeps_engine else None
     async with _beside(keeper):
@@ -146,7 +147,7 @@ def engine_keeper(settings: Settings, say: Say) -> Coroutine[None, None, None] |
     if not any(target.upstream.url == f"unix:{socket}" for target in targets):
         return None
     make_data_dir(settings.data)
-    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_socket_dir(socket.parent)
     command = Command(
         name="engine",
         arguments=python_module(
@@ -158,6 +159,17 @@ def engine_keeper(settings: Settings, say: Say) -> Coroutine[None, None, None] |
         environ=_engine_environ(settings),
     )
     return keep_engine(command, settings.data / "engine.lock", say)
+
+
+def _make_socket_dir(folder: Path) -> None:
+    """Make the socket's folder; under a temporary directory somebody may have made it before."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise SetupError(
+            f"The folder {folder} for the engine's socket is not yours alone to write.",
+            hint="remove it, or choose a state directory with a shorter path",
+        )
 
 
 def say(line: str) -> None:

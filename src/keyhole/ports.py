@@ -5,6 +5,7 @@ The contract of a port stands here, not on each implementation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
@@ -56,6 +57,10 @@ class Observer(Protocol):
 
     def ended(self, record: AccessRecord) -> None:
         """Its reply is ready, or its client has gone."""
+        ...
+
+    def told(self, record: AccessRecord, texts: Mapping[str, object]) -> None:
+        """What was asked or answered; called only where the operator turned `log.texts` on."""
         ...
 
     def crashed(self, record: AccessRecord, error: Exception) -> None:

@@ -1,7 +1,8 @@
 """One line for each request, for people at a terminal and for machines otherwise.
 
-It never writes a prompt, an answer or a secret: the record holds none, and of an unexpected
-exception only its type and where it was raised are told, for its text may hold anything. What
+It never writes a secret, and a prompt or an answer only where `log.texts` asks for them: the
+record holds none, and of an unexpected exception only its type and where it was raised are
+told, for its text may hold anything. What
 a client can choose (method, path) is shortened and made printable, so that it cannot forge
 lines or drive a terminal. Lines are written at once by the caller's thread; whoever reads
 standard error through a pipe must read it.
@@ -9,6 +10,7 @@ standard error through a pipe must read it.
 
 from __future__ import annotations
 
+import json
 import os
 import traceback
 from collections.abc import Iterator, Mapping
@@ -47,6 +49,11 @@ class Observers:
         for observer in self._observers:
             observer.ended(record)
 
+    def told(self, record: AccessRecord, texts: Mapping[str, object]) -> None:
+        """Pass it on."""
+        for observer in self._observers:
+            observer.told(record, texts)
+
     def crashed(self, record: AccessRecord, error: Exception) -> None:
         """Pass it on."""
         for observer in self._observers:
@@ -71,6 +78,16 @@ class AccessLog:
         """Write the request's line."""
         now = datetime.now(UTC)
         self._write(self._text(record, now) if self._is_text else _json(_fields(record, now)))
+
+    def told(self, record: AccessRecord, texts: Mapping[str, object]) -> None:
+        """Write a prompt or an answer, whole, under the request's id."""
+        now = datetime.now(UTC)
+        if self._is_text:
+            # json.dumps leaves only ASCII, so that no text can drive a terminal.
+            words = [f"{name} {json.dumps(text)}" for name, text in texts.items()]
+            self._write(f"{now:%H:%M:%S}  {'  '.join(words)}  {record.request_id}")
+        else:
+            self._write(_json({"time": _iso(now), "id": record.request_id, **texts}))
 
     def crashed(self, record: AccessRecord, error: Exception) -> None:
         """Write what was raised, where, and during what, under the request's id."""

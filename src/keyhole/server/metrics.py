@@ -105,6 +105,9 @@ class Metrics:
             children.prompt_tokens.inc(record.usage[0])
             children.completion_tokens.inc(record.usage[1])
 
+    def told(self, record: AccessRecord, texts: Mapping[str, object]) -> None:
+        """Nothing: texts are not counted."""
+
     def crashed(self, record: AccessRecord, error: Exception) -> None:  # noqa: ARG002
         """Count an exception that nobody expected."""
         self._crashes.inc()
