@@ -20,7 +20,7 @@ from keyhole import __version__, main, pull, survey
 from keyhole.config import ConfigError, Settings
 from keyhole.engine.library import Library
 from keyhole.errors import SetupError
-from keyhole.greeting import greeting, route_rows
+from keyhole.greeting import Surroundings, greeting, route_rows
 from keyhole.listening import address_of, listen
 from keyhole.supervisor import Command, keep_running, python_module, supervise
 from keyhole.wire.http import Head, Reply
@@ -71,9 +71,12 @@ def serve(config: Path | None, data: Path | None, listen_on: str | None) -> None
     main.make_data_dir(settings.data)
     with listen(settings.listen) as listener:
         address = address_of(listener)
-        ollama = survey.find_ollama(os.environ)
-        text = greeting(settings, address=address, ollama=ollama, home=Path.home())
-        click.echo(text + "\n", err=True)
+        found = Surroundings(
+            engine_models=tuple(main.engine_models(settings.data)),
+            ollama=survey.find_ollama(os.environ),
+            home=Path.home(),
+        )
+        click.echo(greeting(settings, address=address, found=found) + "\n", err=True)
         worker = Command(
             name="worker",
             arguments=python_module(
@@ -126,7 +129,8 @@ def generate(config: Path | None, data: Path | None, prompt: str, model: str | N
 @_options
 def models(config: Path | None, data: Path | None) -> None:
     """List the model names that clients may ask for, and who answers."""
-    rows = route_rows(main.load_settings(config=config, data=data))
+    settings = main.load_settings(config=config, data=data)
+    rows = route_rows(settings, main.engine_models(settings.data))
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
     for name, targets, why in rows:
         click.echo(f"{name:<{widths[0]}}  {targets:<{widths[1]}}  {why}")

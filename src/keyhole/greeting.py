@@ -6,7 +6,7 @@ It says no secret: only where a token was found.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -33,9 +33,17 @@ class Ollama(Struct, frozen=True):
     models: tuple[str, ...]
 
 
-def greeting(settings: Settings, *, address: str, ollama: Ollama | None, home: Path) -> str:
+class Surroundings(Struct, frozen=True, kw_only=True):
+    """What was found beside the configuration."""
+
+    engine_models: tuple[str, ...]
+    ollama: Ollama | None
+    home: Path
+
+
+def greeting(settings: Settings, *, address: str, found: Surroundings) -> str:
     """The start-up text, several lines."""
-    return "\n".join(_lines(settings, address, ollama, home))
+    return "\n".join(_lines(settings, address, found))
 
 
 def curl(address: str, body: Mapping[str, str]) -> str:
@@ -46,10 +54,10 @@ def curl(address: str, body: Mapping[str, str]) -> str:
     )
 
 
-def route_rows(settings: Settings) -> list[tuple[str, str, str]]:
+def route_rows(settings: Settings, engine_models: Collection[str]) -> list[tuple[str, str, str]]:
     """For each route: its name, its targets, and in words who answers."""
     return [
-        (route.name, " then ".join(map(str, route.targets)), _why(route, settings))
+        (route.name, " then ".join(map(str, route.targets)), _why(route, settings, engine_models))
         for route in settings.catalog.routes
     ]
 
@@ -64,21 +72,22 @@ def ollama_lines(ollama: Ollama) -> list[str]:
     ]
 
 
-def _lines(settings: Settings, address: str, ollama: Ollama | None, home: Path) -> Iterator[str]:
+def _lines(settings: Settings, address: str, found: Surroundings) -> Iterator[str]:
     yield f"Keyhole {__version__} serves {address}"
     yield ""
-    rows = route_rows(settings)
+    rows = route_rows(settings, found.engine_models)
     widths = [max(len(row[column]) for row in rows) if rows else 0 for column in range(2)]
     for name, targets, why in rows:
         yield f"  {name:<{widths[0]}}  {targets:<{widths[1]}}  {why}"
     if not rows:
         yield "  No route is configured: every request gets 404."
     yield ""
-    yield f"  state   {_short(settings.data, home)}"
+    yield f"  state   {_short(settings.data, found.home)}"
     config = settings.config_path
-    yield f"  config  {_short(config, home) if config else 'none, these are the defaults'}"
+    yield f"  config  {_short(config, found.home) if config else 'none, these are the defaults'}"
     if settings.hf_token_from is None:
         yield "  token   none; HF_TOKEN or `hf auth login` opens the models of Hugging Face"
+    ollama = found.ollama
     if ollama is not None and "ollama" not in settings.catalog.upstreams:
         yield ""
         yield "  Ollama is running. To serve its models, put at the top of keyhole.toml:"
@@ -88,8 +97,10 @@ def _lines(settings: Settings, address: str, ollama: Ollama | None, home: Path) 
     yield f"    {curl(address, {'input': 'Once upon a time'})}"
 
 
-def _why(route: Route, settings: Settings) -> str:
+def _why(route: Route, settings: Settings, engine_models: Collection[str]) -> str:
     target = route.targets[0]
+    if target.upstream.kind == "engine" and target.model not in engine_models:
+        return f"not here yet; run: keyhole model pull {target.model}"
     if str(target) == DEMO_TARGET:
         return "the story model that Keyhole carries"
     words = _KIND_WORDS.get(target.upstream.kind, target.upstream.kind)
