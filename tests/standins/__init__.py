@@ -3,6 +3,6 @@
 upstream.py  StandIn, an HTTP/1.1 server that answers with the bytes it was told to
 """
 
-from standins.upstream import Raw, Reply, Seen, StandIn
+from standins.upstream import Answer, Raw, Reply, Seen, StandIn
 
-__all__ = ["Raw", "Reply", "Seen", "StandIn"]
+__all__ = ["Answer", "Raw", "Reply", "Seen", "StandIn"]

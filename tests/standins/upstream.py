@@ -99,6 +99,7 @@ class StandIn:
         self.requests: list[Seen] = []
         self.url = ""
         self.connections = 0
+        self._arrived = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -127,6 +128,12 @@ class StandIn:
         if self.socket_path is not None:
             self.socket_path.unlink(missing_ok=True)
 
+    async def wait_for_requests(self, count: int = 1) -> None:
+        """Return once that many requests have come in."""
+        while len(self.requests) < count:
+            self._arrived.clear()
+            await self._arrived.wait()
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number, self.connections = self.connections, self.connections + 1
         task = asyncio.ensure_future(self._serve(reader, writer, number))
@@ -152,6 +159,7 @@ class StandIn:
         seen = await _read(reader, number)
         script = self.answers[min(len(self.requests), len(self.answers) - 1)]
         self.requests.append(seen)
+        self._arrived.set()
         answer = script(seen) if callable(script) else script
         if isinstance(answer, Raw):
             for piece in answer.pieces:
