@@ -99,7 +99,8 @@ def _lines(settings: Settings, address: str, found: Surroundings) -> Iterator[st
 
 def _why(route: Route, settings: Settings, engine_models: Collection[str]) -> str:
     target = route.targets[0]
-    if target.upstream.kind == "engine" and target.model not in engine_models:
+    is_ours = target.upstream.kind == "engine" and target.upstream.url.startswith("unix:")
+    if is_ours and target.model not in engine_models:
         return f"not here yet; run: keyhole model pull {target.model}"
     if str(target) == DEMO_TARGET:
         return "the story model that Keyhole carries"
