@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
 from keyhole.engine.library import DEMO, Library
 from keyhole.engine.listener import bind_tcp, bind_unix
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the event loop takes it over
     if arguments.exit_with_parent:
-        watch = threading.Thread(target=_exit_at_end_of, args=(sys.stdin.buffer,), daemon=True)
+        watch = threading.Thread(target=_exit_at_end_of, args=(sys.stdin.fileno(),), daemon=True)
         watch.start()
     try:
         if arguments.socket is not None:
@@ -78,12 +78,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _exit_at_end_of(stream: BinaryIO) -> NoReturn:
+def _exit_at_end_of(descriptor: int) -> NoReturn:
     """The other end is the parent's: when it closes, nobody wants what is still running.
 
     The socket's file stays, for it may be a successor's by now; the next engine removes it.
+    The descriptor and not `sys.stdin`: a thread that reads that one holds its lock, and an
+    interpreter that cannot take the lock at its end aborts (CPython 3.11).
     """
-    while stream.read(4096):
+    while os.read(descriptor, 4096):
         pass
     os._exit(0)
 
