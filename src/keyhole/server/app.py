@@ -96,15 +96,14 @@ class AsgiDoor:
         head = _head(scope)
         admission = gateway.admit(head)
         if isinstance(admission, Reply):
-            await _send(send, head, admission, is_closing=_must_close(head))
+            await _send(send, head, admission)
             return
         try:
             reply = await _answer(gateway, admission, receive)
         finally:  # nothing if it has ended; a request that was cancelled before it ran has not
             gateway.left(admission)
         if reply is not None:
-            was_cut = reply.status == 413
-            await _send(send, head, reply, is_closing=was_cut or _must_close(head))
+            await _send(send, head, reply)
 
 
 async def _answer(gateway: Gateway, admission: Admission, receive: Receive) -> Reply | None:
@@ -142,11 +141,11 @@ async def _cancel_when_gone(run: asyncio.Task[Reply], receive: Receive) -> None:
     run.cancel()
 
 
-async def _send(send: Send, head: Head, reply: Reply, *, is_closing: bool) -> None:
+async def _send(send: Send, head: Head, reply: Reply) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
     if reply.status != 204:  # RFC 9110, section 8.6: a 204 has no Content-Length
         headers.append((b"content-length", str(len(reply.body)).encode()))
-    if is_closing:
+    if _must_close(head, reply):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     body = b"" if head.method == "HEAD" else reply.body
@@ -180,14 +179,15 @@ def _peer(scope: Message) -> str | None:
     return UNKNOWN_PEER if is_tcp else None
 
 
-def _must_close(head: Head) -> bool:
+def _must_close(head: Head, reply: Reply) -> bool:
     """Whether what follows on the connection may not be what the server takes it for.
 
-    `Expect` counts because a client that gets its answer before its body was asked for may
-    leave the body out.
+    After a 413 it is a body that nobody reads. `Expect` counts because a client that is refused
+    before its body was asked for may leave the body out.
     """
     return (
-        head.method == "CONNECT"
+        reply.status == 413
+        or head.method == "CONNECT"
         or head.first(b"upgrade") is not None
         or head.first(b"expect") is not None
     )
