@@ -1,0 +1,186 @@
+"""A real gateway over a transport that is a table: what the doors are tested in front of.
+
+What an upstream does is told by the input, so that a test can ask for it through any door, in
+this process or another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TextIO
+
+from keyhole.backends.hf_inference import HfInference
+from keyhole.backends.tgi import Tgi
+from keyhole.catalog import Access, Catalog, Route, Target, Upstream
+from keyhole.dialects.generate import GenerateDialect
+from keyhole.errors import Code, UpstreamError
+from keyhole.exchange import Gateway, Parts
+from keyhole.io.clock import SystemClock
+from keyhole.policy.paths import Paths
+from keyhole.secret import Secret
+from keyhole.server.health import Readiness
+from keyhole.server.log import AccessLog, Observers
+from keyhole.server.metrics import Metrics
+from keyhole.wire.http import Head, Reply, Timeouts, UpstreamRequest, UpstreamResponse
+from keyhole.wire.records import AccessRecord
+
+ALLOWED_ORIGIN = "https://app.example.org"
+MAX_BODY_BYTES = 256 * 1024
+ODD_JSON = b'{"z": 1,\n  "a": "\xc3\xa9"}\n'
+"""Bytes that any decoding and encoding would change."""
+
+_TABLE = {
+    "odd": UpstreamResponse(status=200, headers={}, body=ODD_JSON),
+    "html": UpstreamResponse(status=200, headers={"content-type": "text/html"}, body=b"<html>"),
+    "nan": UpstreamResponse(status=200, headers={}, body=b'{"a": NaN}'),
+}
+_HEADERS = {
+    "busy": {"retry-after": "7"},
+    "dated": {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"},
+    "evil": {"retry-after": "7\r\nset-cookie: a=b"},
+    "moved": {"location": "http://127.0.0.1:1/elsewhere"},
+    "latin": {"retry-after": "d\xe9s que possible"},
+}
+
+
+class TableTransport:
+    """The Transport port, answering by what the input says.
+
+    `status 503 busy`   that status, with the headers of that name
+    `unreachable`, `crash`, `wait`, `together N` (all answer once N are there)
+    anything else       a text that tells what the transport was given
+    """
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.cancelled = 0
+        self._gate = asyncio.Event()
+
+    async def send(
+        self, request: UpstreamRequest, *, request_id: str, timeouts: Timeouts
+    ) -> UpstreamResponse:
+        self.inside += 1
+        try:
+            return await self._answer(request, request_id, timeouts)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.inside -= 1
+
+    async def aclose(self) -> None:
+        pass
+
+    async def _answer(
+        self, request: UpstreamRequest, request_id: str, timeouts: Timeouts
+    ) -> UpstreamResponse:
+        asked = json.loads(request.body)
+        wanted = asked["inputs"] if isinstance(asked["inputs"], str) else ""
+        if wanted in _TABLE:
+            return _TABLE[wanted]
+        if status := re.match(r"status (\d+) ?(\w*)", wanted):
+            headers = _HEADERS.get(status[2], {})
+            return UpstreamResponse(status=int(status[1]), headers=headers, body=b'{"a": 1}')
+        if wanted == "unreachable":
+            raise UpstreamError(Code.UPSTREAM_UNREACHABLE, "Upstream 'hf' cannot be reached.")
+        if wanted == "crash":
+            raise RuntimeError("a text that holds a SECRET-IN-AN-EXCEPTION")
+        if wanted == "wait":
+            await asyncio.Event().wait()
+        if together := re.match(r"together (\d+)", wanted):
+            await self._gather(int(together[1]))
+        return _tell(request, request_id, timeouts)
+
+    async def _gather(self, count: int) -> None:
+        if self.inside >= count:
+            self._gate.set()
+        await asyncio.wait_for(self._gate.wait(), 60)
+
+
+class Memory:
+    """An Observer that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.began_count = 0
+        self.records: list[AccessRecord] = []
+        self.crashes: list[Exception] = []
+
+    def began(self, record: AccessRecord) -> None:
+        self.began_count += 1
+
+    def ended(self, record: AccessRecord) -> None:
+        self.records.append(record)
+
+    def crashed(self, record: AccessRecord, error: Exception) -> None:
+        self.crashes.append(error)
+
+
+class Composed:
+    """A gateway with its fakes in reach."""
+
+    def __init__(self, log: TextIO) -> None:
+        self.log = log
+        self.transport = TableTransport()
+        self.memory = Memory()
+        self.readiness = Readiness()
+        metrics, generate = Metrics(), GenerateDialect()
+        pages = {**self.readiness.pages(), **metrics.pages(), "/broken-page": _broken_page}
+        self.gateway = Gateway(
+            Parts(
+                catalog=_catalog(),
+                access=Access(allowed_origins=(ALLOWED_ORIGIN,)),
+                paths=Paths([generate], pages, generate),
+                backends={"hf-inference": HfInference(), "tgi": Tgi()},
+                transport=self.transport,
+                clock=SystemClock(),
+                observer=Observers(metrics, self.memory, AccessLog("json", log)),
+                max_body_bytes=MAX_BODY_BYTES,
+            )
+        )
+
+
+@asynccontextmanager
+async def lifespan() -> AsyncIterator[Gateway]:
+    """What a door opens in another process."""
+    yield Composed(sys.stderr).gateway
+
+
+def _catalog() -> Catalog:
+    hf = Upstream(
+        name="hf",
+        kind="hf-inference",
+        url="https://hf.example/hf-inference",
+        secret=Secret("hf_operators_own"),
+    )
+    gpu = Upstream(name="gpu", kind="tgi", url="http://gpu.example")
+    routes = {
+        "default": Route(name="default", targets=(Target(hf, "gpt2"),)),
+        "continued": Route(name="continued", targets=(Target(gpu, "gpt2"),)),
+        "two": Route(name="two", targets=(Target(hf, "first"), Target(hf, "second"))),
+    }
+    return Catalog(upstreams={"hf": hf, "gpu": gpu}, exact=routes)
+
+
+def _tell(request: UpstreamRequest, request_id: str, timeouts: Timeouts) -> UpstreamResponse:
+    if request.upstream.kind == "tgi":
+        body = b'{"generated_text": " and so on"}'
+        return UpstreamResponse(status=200, headers={}, body=body)
+    told = {
+        "method": request.method,
+        "path": request.path,
+        "headers": request.headers,
+        "body": json.loads(request.body),
+        "request_id": request_id,
+        "first_byte_s": timeouts.first_byte_s,
+    }
+    body = json.dumps([{"generated_text": json.dumps(told)}]).encode()
+    return UpstreamResponse(status=200, headers={}, body=body)
+
+
+def _broken_page(_: Head) -> Reply:
+    raise RuntimeError("a text that holds a SECRET-IN-AN-EXCEPTION")

@@ -1,0 +1,37 @@
+"""The doors, one after the other, and the leak detector around every test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from doors import servers
+from doors.client import ask
+from doors.leaks import no_leaks
+from doors.servers import Door
+
+DOORS = ("asgi-httptools", "asgi-h11", "werkzeug", "blueprint", "gunicorn")
+
+
+@pytest.fixture(scope="session", params=DOORS)
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Door]:
+    name: str = request.param
+    match name:
+        case "gunicorn":
+            opened = servers.gunicorn(tmp_path_factory.mktemp("gunicorn"))
+        case "werkzeug" | "blueprint":
+            opened = servers.werkzeug(name, "/ai" if name == "blueprint" else "")
+        case _:
+            opened = servers.asgi(name.partition("-")[2])
+    with opened as door:
+        ask(door, "GET", "/health/live")  # whatever begins with the first request has begun
+        yield door
+
+
+@pytest.fixture
+def door(running: Door) -> Iterator[Door]:
+    with no_leaks(running.loop):
+        yield running
