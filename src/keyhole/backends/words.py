@@ -79,9 +79,13 @@ def listen(response: UpstreamResponse) -> Said:
 
 
 def is_page(response: UpstreamResponse) -> bool:
-    """Whether the body is HTML or XML, by its type or its looks."""
-    content_type = response.headers.get("content-type", "").lower()
-    return "html" in content_type or response.body[:256].lstrip().startswith(b"<")
+    """Whether the body is HTML or XML, by its looks, or by its type if it does not look like JSON.
+
+    Small servers send JSON as text/html, because that is their framework's default.
+    """
+    beginning = response.body[:256].lstrip()
+    is_said_to_be = "html" in response.headers.get("content-type", "").lower()
+    return beginning.startswith(b"<") or (is_said_to_be and not beginning.startswith((b"{", b"[")))
 
 
 def repeatable(words: str, call: Call, secret: Secret | None) -> str | None:
