@@ -67,7 +67,28 @@ def request_bytes(
     return head + (body or b"")
 
 
-def read_answer(connection: socket.socket, method: str = "POST") -> Answer:
+class Replies:
+    """Several replies on one connection: http.client reads ahead, so they need one buffer."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._file = connection.makefile("rb")
+        self.read, self.readline = self._file.read, self._file.readline
+        self.readinto = self._file.readinto
+
+    def makefile(self, mode: str) -> Replies:
+        return self
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        """Nothing: it is called after each reply, and the connection goes on."""
+
+    def end(self) -> None:
+        self._file.close()
+
+
+def read_answer(connection: socket.socket | Replies, method: str = "POST") -> Answer:
     """The next reply on the connection."""
     response = http.client.HTTPResponse(connection, method=method)
     try:

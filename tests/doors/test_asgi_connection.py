@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import struct
 
 import pytest
 
-from doors.client import chunked, connect, generate, read_answer, request_bytes
+from doors.client import Replies, chunked, connect, generate, read_answer, request_bytes
 from doors.composed import ODD_JSON, Composed
 from doors.servers import Door
 from doors.test_behaviour import eventually
@@ -138,9 +137,11 @@ def test_pipelined_requests_are_answered_in_their_order(asgi: Door) -> None:
     third = request_bytes(asgi, "GET", "/health/live")
     with connect(asgi) as connection:
         connection.sendall(first + second + third)
-        assert read_answer(connection).body == ODD_JSON
-        assert read_answer(connection).status == 400
-        assert json.loads(read_answer(connection, "GET").body) == {"status": "ok"}
+        replies = Replies(connection)
+        assert read_answer(replies).body == ODD_JSON
+        assert read_answer(replies).status == 400
+        assert read_answer(replies, "GET").json == {"status": "ok"}
+        replies.end()
 
 
 def test_a_draining_process_says_so(asgi: Door, composed: Composed) -> None:
