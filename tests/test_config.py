@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -167,11 +168,15 @@ def test_the_flag_wins_over_the_variable_and_that_over_the_working_directory(
         ({"config": Path("folder")}, {}, "--config: cannot read 'folder': it is a directory"),
         ({}, {"KEYHOLE_CONFIG": "no.toml"}, "KEYHOLE_CONFIG: there is no file 'no.toml'"),
         ({"config": Path("latin.toml")}, {}, "latin.toml:3: the file is not UTF-8 text"),
-        ({"data": Path("latin.toml")}, {}, "--data: '{cwd}/latin.toml' is not a directory"),
+        (
+            {"data": Path("latin.toml")},
+            {},
+            "--data: cannot use '{cwd}/latin.toml': it is not a directory",
+        ),
         (
             {},
             {"KEYHOLE_DATA": "latin.toml"},
-            "KEYHOLE_DATA: '{cwd}/latin.toml' is not a directory",
+            "KEYHOLE_DATA: cannot use '{cwd}/latin.toml': it is not a directory",
         ),
         (
             {"listen": "5000"},
@@ -215,6 +220,15 @@ def test_a_file_of_megabytes_is_no_configuration(tmp_path: Path) -> None:
 
 def test_nesting_without_end_is_a_problem_and_no_crash(tmp_path: Path) -> None:
     assert "nested too deeply" in problems_of(tmp_path, "x = " + "[" * 100_000)
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-" + "9" * 5000, "0x" + "f" * 9000])
+def test_a_number_of_thousands_of_digits_is_a_problem_and_no_crash(
+    tmp_path: Path, number: str
+) -> None:
+    said = problems_of(tmp_path, f"[engine]\nthreads = {number}")
+    assert said.startswith("keyhole.toml:2: ")
+    assert len(said) < 300
 
 
 def test_a_byte_order_mark_and_windows_line_breaks_are_taken(tmp_path: Path) -> None:
@@ -577,6 +591,54 @@ def test_whatever_stands_in_names_each_problem_is_one_line(
     for line in problems_of(tmp_path_factory.getbasetemp(), text).split("\n"):
         assert line.startswith("keyhole.toml:")
         assert line.isprintable()
+
+
+VALUES = st.sampled_from(
+    ['""', '"a"', '"a/b"', '"*"', '"engine/*"', "true", "0", "1", "-1", "1.5", "nan", "[]", "{}",
+     '["a/b", 1, "*"]', '{ env = "A" }', '{ a = [{ b = "c" }] }', "1979-05-27", '"http://a"',
+     '"unix:/a"', '"openai"', '"huggingface"', '"127.0.0.1:1"', '"""\na\n"""', "9" * 400,
+     "0x" + "f" * 9000]
+)  # fmt: skip
+NAMES = st.sampled_from(["a", "engine", "hf", '"*/*"', '"a/b"', '"*"', '"."', "default", '""'])
+KEYS = {
+    section: st.sampled_from([*keys, "x", "token.env", '"a.b"'])
+    for section, keys in SETTINGS.items()
+}
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> str:
+    lines = []
+    for section in draw(st.lists(st.sampled_from([*SETTINGS, "x"]), max_size=4, unique=True)):
+        name = draw(NAMES)
+        lines.append(f"[{section.replace('NAME', name)}]")
+        keys = draw(st.lists(KEYS.get(section, st.just("x")), max_size=6, unique=True))
+        lines += [f"{key} = {draw(VALUES)}" for key in keys]
+    return "\n".join(lines)
+
+
+@given(configurations())
+def test_whatever_is_configured_gives_settings_or_problems_with_lines(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    try:
+        settings = load_text(folder, text, {"A": "s3cr3t", "HF_TOKEN": "hf_FoundOnThisMachine"})
+    except ConfigError as error:
+        lines = [problem.line for problem in error.problems]
+    else:
+        lines = [1]
+        assert all(target.upstream for route in settings.catalog.routes for target in route.targets)
+    assert lines
+    assert all(0 < line <= text.count("\n") + 1 for line in lines)
+
+
+def test_the_examples_of_the_reference_are_taken(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
+    examples = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    *sections, whole = [example for example in examples if example.startswith("[")]
+    for text in ("\n".join(sections), whole):
+        load_text(tmp_path, text, {**ENVIRON, "HF_TOKEN": "hf_FoundOnThisMachine"})
 
 
 # The error, and the socket

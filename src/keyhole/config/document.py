@@ -169,6 +169,9 @@ def _parse(content: bytes, name: str) -> Document:
         return Document(name, tomllib.loads(source), find_lines(source))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_syntax_problem(str(error), source, name)]) from None
+    except ValueError as error:  # a number of some thousand digits
+        line = next((n for n, text in enumerate(source.split("\n"), 1) if len(text) > 4000), 1)
+        raise ConfigError([Problem(name, line, f"not valid TOML: {error}")]) from None
     except RecursionError:
         raise ConfigError([Problem(name, 1, "arrays or tables are nested too deeply")]) from None
 

@@ -135,7 +135,7 @@ def load(
     ).read()
     routes = read_routes(document, upstreams)
     if server.pop("builtin_routes", True):
-        models = engine_models(data) if data.is_dir() or not data.exists() else ()
+        models = engine_models(data) if not problems else ()
         routes |= builtin_routes(upstreams, models, routes)
     elif not document.tables.get("route"):
         message = "without the built-in routes and with none in this file, nothing would be served"
@@ -217,8 +217,12 @@ def _data_folder(inputs: Inputs, problems: list[Problem]) -> Path:
         folder = Path(base) if base.startswith("/") else inputs.home / ".local" / "share"
         named_by, path = "the data folder", folder / "keyhole"
     path = _absolute(path, inputs)
-    if path.exists() and not path.is_dir():
-        problems.append(Problem(named_by, 0, f"{quoted(str(path))} is not a directory"))
+    try:
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(0, "it is not a directory")
+    except OSError as error:
+        message = f"cannot use {quoted(str(path))}: {error.strerror}"
+        problems.append(Problem(named_by, 0, message))
     return path
 
 

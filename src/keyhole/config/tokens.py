@@ -80,9 +80,11 @@ def find_hf_token(environ: Mapping[str, str], home: Path) -> FoundToken | None:
         return None
     path = _token_path(environ, home)
     try:
-        value = _read(path).strip()
-    except (FileNotFoundError, NotADirectoryError):
+        path.stat()
+    except OSError:  # not there, or in a folder that is not this user's to look into
         return None
+    try:
+        value = _read(path).strip()
     except (OSError, ValueError) as error:
         raise BadToken(str(path), f"cannot be read: {_reason(error)}") from None
     return _found(value, str(path)) if value else None

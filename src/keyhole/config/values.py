@@ -8,7 +8,6 @@ A check knows neither its key nor its line, opens nothing and looks nothing up; 
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -109,7 +108,7 @@ def whole(at_least: int, at_most: int, *, unit: str = "") -> Check:
         if isinstance(value, bool) or not isinstance(value, int):
             raise _not_a("a whole number" + (f" of {unit}" if unit else ""), value)
         if not at_least <= value <= at_most:
-            raise Wrong(f"must be from {at_least} to {at_most}, not {value}")
+            raise Wrong(f"must be from {at_least} to {at_most}, not {_number(value)}")
         return value
 
     return check
@@ -121,8 +120,8 @@ def seconds(at_least: float, at_most: float) -> Check:
     def check(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _not_a("a number of seconds", value)
-        if math.isnan(value) or not at_least <= value <= at_most:
-            raise Wrong(f"must be from {at_least:g} to {at_most:g} seconds, not {value}")
+        if not at_least <= value <= at_most:
+            raise Wrong(f"must be from {at_least:g} to {at_most:g} seconds, not {_number(value)}")
         return float(value)
 
     return check
@@ -296,6 +295,12 @@ def target(value: object) -> tuple[str, str]:
 def not_a_table(value: object, hint: str) -> Wrong:
     """The complaint about something that should have been a table."""
     return _not_a("a table", value, hint=hint)
+
+
+def _number(value: object) -> str:
+    """For people; Python refuses to write out a number of some thousand digits."""
+    is_long = isinstance(value, int) and abs(value) >= 10**20
+    return "a number of many digits" if is_long else str(value)
 
 
 def _split(given: str) -> SplitResult:
