@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -36,10 +37,8 @@ from keyhole.server.log import AccessLog, Observers
 from keyhole.server.metrics import Metrics
 from keyhole.supervisor import Command, Say, keep_engine, python_module
 
-_ENGINE_VARIABLES = (
-    *("PATH", "HOME", "LANG", "LC_", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
-    *("PYTHON", "OPENBLAS_", "OMP_", "MKL_", "COVERAGE_"),
-)
+_ENGINE_VARIABLES = {"PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH"}
+_ENGINE_PREFIXES = ("LC_", "PYTHON", "OPENBLAS_", "OMP_", "MKL_", "VECLIB_", "COVERAGE_")
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -147,7 +146,8 @@ def engine_keeper(settings: Settings, say: Say) -> Coroutine[None, None, None] |
     if not any(target.upstream.url == f"unix:{socket}" for target in targets):
         return None
     make_data_dir(settings.data)
-    _make_socket_dir(socket.parent)
+    if socket.parent != settings.data:
+        _make_socket_dir(socket.parent)
     command = Command(
         name="engine",
         arguments=python_module(
@@ -163,9 +163,12 @@ def engine_keeper(settings: Settings, say: Say) -> Coroutine[None, None, None] |
 
 def _make_socket_dir(folder: Path) -> None:
     """Make the socket's folder; under a temporary directory somebody may have made it before."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise SetupError(f"The folder {folder} cannot be made: {error.strerror}.") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise SetupError(
             f"The folder {folder} for the engine's socket is not yours alone to write.",
             hint="remove it, or choose a state directory with a shorter path",
@@ -181,7 +184,9 @@ def say(line: str) -> None:
 def _engine_environ(settings: Settings) -> dict[str, str]:
     """What the engine needs to run, and none of the secrets that this process may hold."""
     environ = {
-        name: value for name, value in os.environ.items() if name.startswith(_ENGINE_VARIABLES)
+        name: value
+        for name, value in os.environ.items()
+        if name in _ENGINE_VARIABLES or name.startswith(_ENGINE_PREFIXES)
     }
     if settings.engine.threads is not None:
         environ |= {name: str(settings.engine.threads) for name in _BLAS_THREADS}
