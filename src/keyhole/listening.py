@@ -12,24 +12,21 @@ from keyhole.config import Listen
 from keyhole.errors import SetupError
 
 BACKLOG = 2048
-AIRPLAY_PORT = 5000
+DEFAULT_PORT = AIRPLAY_PORT = 5000
+MAX_PORT = 65535
 
 
 @contextmanager
 def listen(where: Listen) -> Iterator[socket.socket]:
     """A listening TCP socket that children can inherit; raises SetupError."""
-    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((where.host, where.port))
-        except OSError as error:
-            raise SetupError(_reason(where, error), hint=_hint(where, error)) from None
-        listener.listen(BACKLOG)
+        listener = _bound(where)
+    except OSError as error:
+        raise SetupError(_reason(where, error), hint=hint(where, error, sys.platform)) from None
+    except UnicodeError:
+        raise SetupError(f"Cannot listen on {where.host}: it is no host name.") from None
+    with listener:
         yield listener
-    finally:
-        listener.close()
 
 
 def address_of(listener: socket.socket) -> str:
@@ -38,17 +35,35 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _bound(where: Listen) -> socket.socket:
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((where.host, where.port))
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
 def _reason(where: Listen, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"Port {where.port} on {where.host} is in use."
     return f"Cannot listen on {where.host} port {where.port}: {error.strerror}."
 
 
-def _hint(where: Listen, error: OSError) -> str:
-    other = f"keyhole serve --listen {where.host}:{where.port + 1}"
+def hint(where: Listen, error: OSError, platform: str) -> str | None:
+    """What to do about an address that cannot be had, where there is something."""
+    host = f"[{where.host}]" if ":" in where.host else where.host
+    port = where.port + 1 if DEFAULT_PORT <= where.port < MAX_PORT else DEFAULT_PORT
+    other = f"keyhole serve --listen {host}:{port}"
+    if error.errno == errno.EACCES:
+        return f"ports below 1024 are for root; try {other}"
     if error.errno != errno.EADDRINUSE:
-        return f"try {other}"
-    if sys.platform == "darwin" and where.port == AIRPLAY_PORT:
+        return None
+    if platform == "darwin" and where.port == AIRPLAY_PORT:
         return (
             "on macOS this is often the AirPlay Receiver: turn it off in System Settings,"
             f" General, AirDrop & Handoff; or try {other}"
