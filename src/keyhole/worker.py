@@ -3,7 +3,8 @@
     python -m keyhole.worker --fd N [--config FILE] [--data DIR] [--listen HOST:PORT]
 
 It ends with exit status 0 on SIGTERM or when its standard input ends, after the requests in
-flight; uvicorn would end by raising the signal again (uvicorn 0.54, `capture_signals`).
+flight; uvicorn would end by raising the signal again (uvicorn 0.54, `capture_signals`). When its
+input ends while it is finishing them, its parent was told to end at once, and so is it.
 """
 
 from __future__ import annotations
@@ -60,10 +61,15 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
             runtime.readiness.is_draining = True
             server.should_exit = True
 
+        def orphaned() -> None:
+            server.force_exit = server.should_exit
+            stop()
+
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stop)
         loop.add_signal_handler(signal.SIGINT, stop)
-        threading.Thread(target=_await_parent_end, args=(loop, stop), daemon=True).start()
+        args = (loop, orphaned)
+        threading.Thread(target=_await_parent_end, args=args, daemon=True).start()
         await server.serve(sockets=[listener])
 
 
