@@ -56,7 +56,7 @@ class AiohttpTransport:
             ) from None
         except aiohttp.ClientConnectorError as error:
             raise _unreachable(name, error) from None
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+        except aiohttp.ClientConnectionError:
             raise UpstreamError(
                 Code.UPSTREAM_UNREACHABLE,
                 f"{_culprit(name)} closed the connection without an answer.",
