@@ -115,10 +115,13 @@ def check(config: Path | None, data: Path | None, *, live: bool) -> None:
 def generate(config: Path | None, data: Path | None, prompt: str, model: str | None) -> None:
     """Generate text for PROMPT (- reads standard input), without a server."""
     settings = main.load_settings(config=config, data=data)
-    if prompt == "-":
-        prompt = sys.stdin.read()
-    body = {"input": prompt} | ({"model": model} if model else {})
-    reply = asyncio.run(_ask(settings, msgspec.json.encode(body)))
+    try:
+        if prompt == "-":
+            prompt = sys.stdin.read()
+        body = msgspec.json.encode({"input": prompt} | ({"model": model} if model else {}))
+    except UnicodeError:
+        raise SetupError("The prompt is not UTF-8 text.") from None
+    reply = asyncio.run(_ask(settings, body))
     answer = msgspec.json.decode(reply.body)
     if reply.status != 200:
         raise SetupError(answer.get("detail") or answer["error"])
