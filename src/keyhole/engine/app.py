@@ -79,6 +79,16 @@ class Reply(Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
 
 
+class Done(Struct, frozen=True, kw_only=True):
+    """A request that was served."""
+
+    request: GenerateRequest
+    job: Job
+    tokens: tuple[Token, ...]
+    outcome: Outcome
+    total_s: float
+
+
 class ClientGoneError(Exception):
     """There is nobody to answer."""
 
@@ -134,9 +144,15 @@ class Engine:
             return Reply(200)
         if endpoint == "info":
             return Reply(200, body=encode_info(_info(await self._get(name))))
-        started_at = time.monotonic()
         if not _is_json(scope):
             raise RefusedError(415, "Expected request with `Content-Type: application/json`")
+        done = await self._generate(name, scope, receive)
+        _log_generation(request_id, name, done)
+        return _success(done, is_root=scope["path"] == "/")
+
+    async def _generate(self, name: str, scope: Scope, receive: Receive) -> Done:
+        """Read the request and run it to its end; raises RefusedError and ClientGoneError."""
+        started_at = time.monotonic()
         request = decode_request(await _read_body(scope, receive))
         if request.stream:
             raise RefusedError(
@@ -146,15 +162,12 @@ class Engine:
         job = await _plan(request, model)
         generation = _submit(model, job)
         tokens = await _finish(generation, receive)
-        outcome = generation.outcome
-        took = _Timing(outcome=outcome, total_s=time.monotonic() - started_at)
-        _log_generation(request_id, name, job, took)
-        is_root = scope["path"] == "/"
-        body = encode_response(_response(request, job, tokens, outcome, with_prompt=is_root))
-        return Reply(
-            200,
-            body=b"[" + body + b"]" if is_root else body,
-            headers=_measures(request, job, took),
+        return Done(
+            request=request,
+            job=job,
+            tokens=tuple(tokens),
+            outcome=generation.outcome,
+            total_s=time.monotonic() - started_at,
         )
 
     def _route(self, method: str, path: str) -> tuple[str, str]:
@@ -178,16 +191,6 @@ class Engine:
             raise RefusedError(404, str(error), "model_not_pulled") from None
         except SetupError as error:
             raise RefusedError(500, str(error), "model_unsupported") from None
-
-
-class _Timing(Struct, frozen=True, kw_only=True):
-    outcome: Outcome
-    total_s: float
-
-    @property
-    def validation_s(self) -> float:
-        """Everything that was neither queueing nor the model."""
-        return max(self.total_s - self.outcome.queue_s - self.outcome.inference_s, 0.0)
 
 
 async def _plan(request: GenerateRequest, model: LoadedModel) -> Job:
@@ -249,28 +252,24 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-def _response(
-    request: GenerateRequest,
-    job: Job,
-    tokens: list[Token],
-    outcome: Outcome,
-    *,
-    with_prompt: bool,
-) -> GenerateResponse:
-    """The answer; `with_prompt` is for a request that does not say, as TGI has it at `/`."""
-    asked = request.parameters
-    text = "".join(token.text for token in tokens)
+def _success(done: Done, *, is_root: bool) -> Reply:
+    """TGI's answer; at `/` it is an array, with the prompt in the text unless told otherwise."""
+    asked, text = done.request.parameters, "".join(token.text for token in done.tokens)
+    sampling = done.job.sampling
     details = Details(
-        finish_reason=outcome.finish_reason,
-        generated_tokens=outcome.generated_tokens,
-        seed=job.sampling.seed if job.sampling.do_sample else None,
-        tokens=tuple(tokens),
+        finish_reason=done.outcome.finish_reason,
+        generated_tokens=done.outcome.generated_tokens,
+        seed=sampling.seed if sampling.do_sample else None,
+        tokens=done.tokens,
     )
-    with_prompt = with_prompt if asked.return_full_text is None else asked.return_full_text
-    return GenerateResponse(
-        generated_text=request.inputs + text if with_prompt else text,
-        details=details if asked.details else UNSET,
+    wants_prompt = is_root if asked.return_full_text is None else asked.return_full_text
+    body = encode_response(
+        GenerateResponse(
+            generated_text=done.request.inputs + text if wants_prompt else text,
+            details=details if asked.details else UNSET,
+        )
     )
+    return Reply(200, body=b"[" + body + b"]" if is_root else body, headers=_measures(done))
 
 
 def _info(model: LoadedModel) -> Info:
@@ -288,34 +287,34 @@ def _info(model: LoadedModel) -> Info:
     )
 
 
-def _measures(request: GenerateRequest, job: Job, took: _Timing) -> tuple[tuple[str, str], ...]:
+def _measures(done: Done) -> tuple[tuple[str, str], ...]:
     """TGI's headers: whole milliseconds, but for `x-compute-time` in seconds."""
-    outcome = took.outcome
+    outcome = done.outcome
+    before_queue_s = max(done.total_s - outcome.queue_s - outcome.inference_s, 0.0)
     return (
         ("x-compute-type", "cpu"),
-        ("x-compute-time", f"{took.total_s:.6f}"),
-        ("x-compute-characters", str(len(request.inputs))),
-        ("x-total-time", _ms(took.total_s)),
-        ("x-validation-time", _ms(took.validation_s)),
+        ("x-compute-time", f"{done.total_s:.6f}"),
+        ("x-compute-characters", str(len(done.request.inputs))),
+        ("x-total-time", _ms(done.total_s)),
+        ("x-validation-time", _ms(before_queue_s)),
         ("x-queue-time", _ms(outcome.queue_s)),
         ("x-inference-time", _ms(outcome.inference_s)),
         ("x-time-per-token", _ms(outcome.inference_s / max(outcome.generated_tokens, 1))),
-        ("x-prompt-tokens", str(len(job.prompt.tokens))),
+        ("x-prompt-tokens", str(len(done.job.prompt.tokens))),
         ("x-generated-tokens", str(outcome.generated_tokens)),
     )
 
 
-def _log_generation(request_id: bytes, name: str, job: Job, took: _Timing) -> None:
-    outcome = took.outcome
+def _log_generation(request_id: bytes, name: str, done: Done) -> None:
     log.info(
         "%s %s prompt_tokens=%d generated_tokens=%d finish=%s queue_ms=%s total_ms=%s",
         request_id.decode(),
         name,
-        len(job.prompt.tokens),
-        outcome.generated_tokens,
-        outcome.finish_reason,
-        _ms(outcome.queue_s),
-        _ms(took.total_s),
+        len(done.job.prompt.tokens),
+        done.outcome.generated_tokens,
+        done.outcome.finish_reason,
+        _ms(done.outcome.queue_s),
+        _ms(done.total_s),
     )
 
 

@@ -48,26 +48,30 @@ class Library:
         if not is_model_name(name):
             raise ModelNotPulledError(f"{name!r:.80} is not a model's name.", hint=_how_to_pull())
         path = self._path(name)
-        if path.is_symlink() and not path.exists():
+        if path is None:
+            raise ModelNotPulledError(f"Model {name} is not here.", hint=_how_to_pull(name))
+        if not path.exists():
             raise UnsupportedModelError(
                 f"Model {name} is a link to a folder that is gone.",
                 hint=f"Run keyhole model pull {name} again.",
             )
-        if not path.is_dir():
-            raise ModelNotPulledError(f"Model {name} is not here.", hint=_how_to_pull(name))
         return read_folder(name, path)
 
     def list_models(self) -> list[ListedModel]:
         """Every model by name, the carried one first; folders with a problem included."""
-        return [self._listed(name) for name in (DEMO, *sorted(self._names() - {DEMO}))]
+        names = {name for name in self._candidates() if is_model_name(name)} - {DEMO}
+        return [
+            self._listed(name, path)
+            for name in (DEMO, *sorted(names))
+            if (path := self._path(name)) is not None
+        ]
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str) -> Path | None:
+        """Where a model of that name is; None if there is nothing, not even a dangling link."""
         if name == DEMO:
             return Path(__file__).parent / DEMO
-        return (self._models_dir or Path("/nonexistent")) / name
-
-    def _names(self) -> set[str]:
-        return {name for name in self._candidates() if is_model_name(name)}
+        path = self._models_dir / name if self._models_dir is not None else None
+        return path if path is not None and (path.is_dir() or path.is_symlink()) else None
 
     def _candidates(self) -> Iterator[str]:
         for entry in _folders(self._models_dir):
@@ -77,14 +81,13 @@ class Library:
                 for model in _folders(entry):
                     yield f"{entry.name}/{model.name}"
 
-    def _listed(self, name: str) -> ListedModel:
-        path = self._path(name)
-        weights = path / WEIGHTS
+    def _listed(self, name: str, path: Path) -> ListedModel:
         problem = None
         try:
             self.find(name)
         except SetupError as error:
             problem = str(error)
+        weights = path / WEIGHTS
         size_bytes = weights.stat().st_size if weights.exists() else 0
         return ListedModel(name=name, path=path, size_bytes=size_bytes, problem=problem)
 

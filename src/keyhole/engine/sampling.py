@@ -55,19 +55,19 @@ class Sampler:
         """A token and the logarithm of its chance; raises ArithmeticError for NaN in logits."""
         ids, scores = self.candidates(logits)
         odds = np.exp(scores - scores.max())
-        cumulative = odds.cumsum(dtype=np.float64)
-        total = float(cumulative[-1])
+        total = float(odds.sum(dtype=np.float64))
         if not math.isfinite(total):
             raise ArithmeticError("the model's logits are not numbers; its weights are damaged")
-        if self._sampling.do_sample:
-            drawn = int(cumulative.searchsorted(self._random.random() * total, side="right"))
-            index = min(drawn, len(odds) - 1)
-        else:
-            index = int(odds.argmax())
+        index = self._draw(odds) if self._sampling.do_sample else int(odds.argmax())
         token = int(ids[index])
         self._is_seen[token] = True
         self._counts[token] += 1
         return token, math.log(odds[index] / total)
+
+    def _draw(self, odds: Floats) -> int:
+        cumulative = odds.cumsum(dtype=np.float64)
+        drawn = int(cumulative.searchsorted(self._random.random() * cumulative[-1], side="right"))
+        return min(drawn, len(odds) - 1)
 
     def candidates(self, logits: Floats) -> tuple[Ids, Floats]:
         """The tokens that may come next, by rising id, and their scores."""

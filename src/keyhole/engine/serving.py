@@ -21,6 +21,8 @@ from keyhole.engine.app import Engine
 from keyhole.engine.library import Library
 from keyhole.engine.models import Models
 
+KEEP_ALIVE_S = 75
+"""Longer than a client keeps an idle connection, so that it is never closed under a request."""
 DRAIN_S = 5
 """How long a running generation may go on after the signal."""
 
@@ -50,6 +52,7 @@ def serve(listener: socket.socket, library: Library, default_model: str) -> None
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_S,
     )
     Server(config).run(sockets=[listener])
