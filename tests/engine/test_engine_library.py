@@ -16,6 +16,7 @@ from keyhole.engine.library import (
     is_model_name,
     list_models,
 )
+from keyhole.engine.text import load_vocabulary
 
 
 def test_a_folder_is_found_under_owner_and_name(models_dir):
@@ -91,6 +92,21 @@ def test_a_listing_of_no_directory_holds_the_carried_model(tmp_path):
 def test_listing_models_does_not_load_numpy():
     code = "import sys, keyhole.engine.library; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
+    path = write_model(tmp_path / "model", vocabulary=200)
+
+    with pytest.raises(UnsupportedModelError, match=r"has 200 tokens, but its tokenizer\.json"):
+        load_vocabulary(read_folder("model", path))
+
+
+def test_a_tokenizer_that_cannot_be_read_is_refused(tmp_path):
+    path = write_model(tmp_path / "model")
+    (path / "tokenizer.json").write_text("{}")
+
+    with pytest.raises(UnsupportedModelError, match=r"tokenizer\.json that cannot be read"):
+        load_vocabulary(read_folder("model", path))
 
 
 GPT2_TASK = {"text-generation": {"do_sample": True, "max_length": 50}}

@@ -7,6 +7,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keyhole.engine.sampling import Sampler, Sampling
 
@@ -73,6 +75,35 @@ def test_the_logits_are_left_as_they_are():
     Sampler(wanted, [0, 1], 4).choose(LOGITS)
 
     assert np.array_equal(before, LOGITS)
+
+
+fractions = st.floats(0, 1, exclude_min=True, exclude_max=True)
+positive = st.floats(0, exclude_min=True, allow_nan=False, allow_infinity=False)
+
+
+@given(
+    wanted=st.builds(
+        Sampling,
+        do_sample=st.booleans(),
+        temperature=positive,
+        top_k=st.none() | st.integers(1, 2**31 - 1),
+        top_p=st.none() | fractions,
+        typical_p=st.none() | fractions,
+        repetition_penalty=positive,
+        frequency_penalty=st.floats(-2, 2),
+        seed=st.integers(0, 2**64 - 1),
+    ),
+    scale=st.sampled_from([0.0, 1e-3, 1.0, 100.0]),
+)
+def test_whatever_may_be_asked_for_gives_a_token(wanted, scale):
+    """One client's odd parameters must not be an error that ends the others' texts."""
+    logits = np.random.default_rng(0).standard_normal(50, np.float32) * np.float32(scale)
+    sampler = Sampler(wanted, [1, 2], 50)
+
+    for _ in range(3):
+        token, logprob = sampler.choose(logits)
+        assert 0 <= token < 50
+        assert -1e4 < logprob <= 1e-6
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

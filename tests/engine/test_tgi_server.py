@@ -51,6 +51,7 @@ def test_fields_that_are_not_known_are_ignored():
         '{"inputs":"a","parameters":{"do_sample":null}}',
         '{"inputs":"a","parameters":{"max_new_tokens":-1}}',
         '{"inputs":"a","parameters":{"seed":-1}}',
+        '{"inputs":"a","parameters":{"seed":18446744073709551616}}',
         '{"inputs":"a","parameters":{"temperature":"hot"}}',
     ],
 )

@@ -27,7 +27,7 @@ JSON = "application/json"
 PLAIN = "text/plain; charset=utf-8"
 
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-U64 = Annotated[int, Meta(ge=0)]
+U64 = Annotated[int, Meta(ge=0)]  # msgspec 0.22 cannot state the upper bound
 FinishReason = Literal["length", "eos_token", "stop_sequence"]
 
 
@@ -155,14 +155,14 @@ class RefusedError(Exception):
 def decode_request(body: bytes) -> GenerateRequest:
     """The request that a body holds; raises RefusedError (400 not JSON, 422 not a request)."""
     try:
-        return msgspec.json.decode(body, type=GenerateRequest)
+        request = msgspec.json.decode(body, type=GenerateRequest)
     except msgspec.ValidationError as error:
-        text = str(error).replace("Object missing required field", "missing field")
-        raise RefusedError(
-            422, f"Failed to deserialize the JSON body into the target type: {text}"
-        ) from None
+        raise _no_request(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RefusedError(400, "Failed to parse the request body as JSON") from None
+    if (request.parameters.seed or 0) >= 2**64:
+        raise _no_request("Expected `int` < 2**64 - at `$.parameters.seed`")
+    return request
 
 
 def validate(request: GenerateRequest, limits: Limits) -> None:
@@ -235,6 +235,11 @@ def encode_error(error: RefusedError) -> tuple[str, bytes]:
     if error.error_type is None:
         return PLAIN, error.message.encode()
     return JSON, msgspec.json.encode({"error": error.message, "error_type": error.error_type})
+
+
+def _no_request(why: str) -> RefusedError:
+    text = why.replace("Object missing required field", "missing field")
+    return RefusedError(422, f"Failed to deserialize the JSON body into the target type: {text}")
 
 
 def _invalid(text: str) -> RefusedError:

@@ -26,6 +26,9 @@ from keyhole.engine.weights import Floats
 
 Ids: TypeAlias = npt.NDArray[np.intp]
 
+EXTREME = 1e6
+"""A factor on scores beyond which nothing would change any more, but fp32 could overflow."""
+
 
 class Sampling(Struct, frozen=True, kw_only=True):
     """How to choose tokens; None and neutral values switch a step off."""
@@ -77,7 +80,7 @@ class Sampler:
         if not sampling.do_sample:
             return ids, scores
         if sampling.temperature != 1.0:
-            scores = scores / np.float32(sampling.temperature)
+            scores = scores / _factor(sampling.temperature)
         if sampling.top_k is not None and sampling.top_k < len(scores):
             kept = scores >= np.partition(scores, -sampling.top_k)[-sampling.top_k]
             ids, scores = ids[kept], scores[kept]
@@ -90,7 +93,7 @@ class Sampler:
         return ids, scores
 
     def _penalised(self, logits: Floats) -> Floats:
-        penalty = np.float32(self._sampling.repetition_penalty)
+        penalty = _factor(self._sampling.repetition_penalty)
         scores = logits
         if penalty != 1:
             scores = scores.copy()
@@ -99,6 +102,10 @@ class Sampler:
         if self._sampling.frequency_penalty != 0:
             scores = scores - np.float32(self._sampling.frequency_penalty) * self._counts
         return scores
+
+
+def _factor(asked: float) -> np.float32:
+    return np.float32(min(max(asked, 1 / EXTREME), EXTREME))
 
 
 def _nucleus(scores: Floats, top_p: float) -> npt.NDArray[np.bool_]:

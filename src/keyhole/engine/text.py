@@ -14,7 +14,6 @@ Facts:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from msgspec import Struct
 from tokenizers import Tokenizer
@@ -123,16 +122,16 @@ class StopStrings:
 def load_vocabulary(folder: ModelFolder) -> Vocabulary:
     """The folder's tokenizer; raises UnsupportedModelError if the model cannot use it."""
     try:
-        tokenizer = Tokenizer.from_file(str(Path(folder.path) / TOKENIZER))
+        tokenizer = Tokenizer.from_file(str(folder.path / TOKENIZER))
     except Exception as error:  # noqa: BLE001  # the library raises bare Exception
         raise UnsupportedModelError(
             f"Model {folder.name} has a {TOKENIZER} that cannot be read: {error}.",
             hint=f"Run keyhole model pull {folder.name} again.",
         ) from None
-    known, size = folder.architecture.vocabulary, tokenizer.get_vocab_size()
-    if size > known:
+    known, last = folder.architecture.vocabulary, max(tokenizer.get_vocab().values(), default=0)
+    if last >= known:
         raise UnsupportedModelError(
-            f"Model {folder.name} has {known} tokens, but its {TOKENIZER} has {size}.",
+            f"Model {folder.name} has {known} tokens, but its {TOKENIZER} has a token {last}.",
             hint=f"Run keyhole model pull {folder.name} again.",
         )
     return Vocabulary(tokenizer)
