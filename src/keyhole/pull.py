@@ -1,18 +1,21 @@
 """Fetching a model for the engine from the Hugging Face Hub, through huggingface_hub.
 
 Its cache, token, HF_ENDPOINT, HF_HUB_OFFLINE, resuming and progress bar are the library's own.
-The snapshot stays in that cache; the models directory holds a link to it.
+The snapshot stays in that cache; the models directory holds a link to it. The small files come
+first, so that a model which the engine cannot run is refused before its weights are fetched.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from keyhole.engine.folder import CONFIG, GENERATION, TOKENIZER, WEIGHTS, read_architecture
 from keyhole.engine.library import Library, is_model_name
 from keyhole.errors import SetupError
 
-FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
+SMALL_FILES = (CONFIG, GENERATION, TOKENIZER)
 
 
 def pull(repo: str, *, revision: str | None, models_dir: Path) -> Path:
@@ -25,9 +28,33 @@ def pull(repo: str, *, revision: str | None, models_dir: Path) -> Path:
             f"{repo!r:.80} is not a repository's name.",
             hint="it looks like openai-community/gpt2",
         )
-    snapshot = _download(repo, revision)
+    snapshot = _download(repo, revision, SMALL_FILES)
+    _check_has(snapshot, CONFIG, repo)
+    read_architecture(repo, snapshot)
+    _check_has(snapshot, TOKENIZER, repo)
+    snapshot = _download(repo, snapshot.name, (*SMALL_FILES, WEIGHTS))
+    _check_has(snapshot, WEIGHTS, repo)
+    try:
+        return _link(models_dir, repo, snapshot)
+    except OSError as error:
+        raise SetupError(f"{models_dir / repo} cannot be made: {error.strerror}.") from None
+
+
+def _check_has(snapshot: Path, name: str, repo: str) -> None:
+    if not (snapshot / name).exists():
+        raise SetupError(
+            f"{repo} has no {name}, which the engine needs.",
+            hint="it reads GPT-2 in one safetensors file with a fast tokenizer,"
+            " as openai-community/gpt2 has it",
+        )
+
+
+def _link(models_dir: Path, repo: str, snapshot: Path) -> Path:
+    """Make the snapshot a model of that name, unless the engine cannot run it."""
     link = models_dir / repo
     link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if link.parent != models_dir and (link.parent / CONFIG).exists():
+        raise SetupError(f"{link.parent} is a model itself.", hint=f"move it away to pull {repo}")
     before = _replace_link(link, snapshot)
     try:
         Library(models_dir).find(repo)
@@ -37,19 +64,20 @@ def pull(repo: str, *, revision: str | None, models_dir: Path) -> Path:
     return link
 
 
-def _download(repo: str, revision: str | None) -> Path:
+def _download(repo: str, revision: str | None, files: Sequence[str]) -> Path:
     # Imported here: half a second that no other command should wait for.
     from huggingface_hub import constants, snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import (  # noqa: PLC0415
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(FILES)))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))
     except GatedRepoError:
         raise SetupError(
             f"{repo} is gated, and this token may not read it.",
@@ -62,16 +90,35 @@ def _download(repo: str, revision: str | None) -> Path:
         ) from None
     except RevisionNotFoundError:
         raise SetupError(f"{repo} has no revision '{revision}'.") from None
-    except LocalEntryNotFoundError:
+    except HFValidationError:
+        raise SetupError(
+            f"{repo!r:.80} is not a repository's name.", hint="it looks like openai-community/gpt2"
+        ) from None
+    except LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise _refusal(repo, constants.ENDPOINT, error.__cause__.response.status_code) from None
         raise SetupError(
             f"{repo} is not in the local cache, and the Hub was not reached.",
             hint="check the network, HF_ENDPOINT and HF_HUB_OFFLINE",
         ) from None
     except HfHubHTTPError as error:
-        status = error.response.status_code
-        raise SetupError(f"{constants.ENDPOINT} answered {status} for {repo}.") from None
+        raise _refusal(repo, constants.ENDPOINT, error.response.status_code) from None
     except OSError as error:
         raise SetupError(f"{repo} could not be stored: {error.strerror or error}.") from None
+    except Exception as error:  # noqa: BLE001  # two HTTP libraries stand below, each with its own
+        raise SetupError(
+            f"{repo} was not fetched: the connection to {constants.ENDPOINT} failed"
+            f" ({type(error).__name__}).",
+            hint="run it again: what has arrived is kept",
+        ) from None
+
+
+def _refusal(repo: str, endpoint: str, status: int) -> SetupError:
+    if status == 401:
+        return SetupError(
+            f"{endpoint} refused the token (401).", hint="run hf auth login, or set HF_TOKEN anew"
+        )
+    return SetupError(f"{endpoint} answered {status} for {repo}.")
 
 
 def _replace_link(link: Path, folder: Path) -> Path | None:

@@ -132,6 +132,11 @@ def read_folder(name: str, path: Path) -> ModelFolder:
     )
 
 
+def read_architecture(name: str, path: Path) -> Architecture:
+    """The shape that the folder's config.json tells; raises UnsupportedModelError."""
+    return _architecture(name, _read(name, path / CONFIG, _Config))
+
+
 def _read(name: str, file: Path, kind: type[_File]) -> _File:
     try:
         return msgspec.json.decode(file.read_bytes(), type=kind)
