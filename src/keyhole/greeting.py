@@ -92,9 +92,19 @@ def _lines(settings: Settings, address: str, found: Surroundings) -> Iterator[st
         yield ""
         yield "  Ollama is running. To serve its models, put at the top of keyhole.toml:"
         yield from (f"    {line}" for line in ollama_lines(ollama))
-    yield ""
-    yield "  Try:"
-    yield f"    {curl(address, {'input': 'Once upon a time'})}"
+    if (ask := _first_ask(settings)) is not None:
+        yield ""
+        yield "  Try:"
+        yield f"    {curl(address, ask)}"
+
+
+def _first_ask(settings: Settings) -> dict[str, str] | None:
+    """A request that some route answers; None where only the operator knows a model's name."""
+    ask = {"input": "Once upon a time"}
+    if settings.catalog.find(None) is not None:
+        return ask
+    name = next(iter(settings.catalog.exact), None)
+    return None if name is None else ask | {"model": name}
 
 
 def _why(route: Route, settings: Settings, engine_models: Collection[str]) -> str:
