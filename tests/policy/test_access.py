@@ -1,0 +1,135 @@
+"""Who may call while no keys exist, and what browsers are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from keyhole.catalog import Access
+from keyhole.errors import ClientError, Code
+from keyhole.policy.access import check_caller, cors_headers, is_loopback, preflight_headers
+from keyhole.wire.http import Head
+
+OPEN_TO = "https://app.example.org"
+ACCESS = Access(allowed_origins=(OPEN_TO,))
+
+
+def head(*headers: tuple[bytes, bytes], peer: str | None = "127.0.0.1") -> Head:
+    return Head(method="POST", path="/generate", headers=headers, peer=peer)
+
+
+def hosted(*headers: tuple[bytes, bytes], host: bytes = b"127.0.0.1:5000") -> Head:
+    return head((b"host", host), *headers)
+
+
+def refusal(asked: Head, access: Access = ACCESS) -> Code | None:
+    try:
+        check_caller(asked, access)
+    except ClientError as error:
+        return error.code if error.status == 403 else None
+    return None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost", "LocalHost:5000", "app.localhost", "127.0.0.1", "127.1.2.3:80", "[::1]",
+        "[::1]:5000", "[::ffff:127.0.0.1]", "[0:0:0:0:0:0:0:1]:1",
+    ],
+)  # fmt: skip
+def test_a_host_that_names_this_machine_is_let_in(host: str) -> None:
+    assert refusal(hosted(host=host.encode())) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "", " ", "evil.example", "localhost.evil.example", "notlocalhost", "127.0.0.1.nip.io",
+        "0.0.0.0", "[::]", "10.0.0.1", "[fe80::1]", "[::ffff:10.0.0.1]", "127.1", "2130706433",
+        "0x7f000001", "127.0.0.1:", "127.0.0.1:123456", "localhost:80:80", "user@localhost",
+        "localhost/", "localhost?", "localhost#", "localhost,evil.example", "[::1", "::1",
+        "[localhost]", "[127.0.0.1]:x", "localhost\t", "localh\xf6st", "[::1%25lo]",
+    ],
+)  # fmt: skip
+def test_any_other_host_is_refused(host: str) -> None:
+    assert refusal(hosted(host=host.encode("latin-1"))) == Code.HOST_NOT_ALLOWED
+
+
+def test_no_host_or_two_are_refused() -> None:
+    local = (b"host", b"localhost")
+    assert refusal(head()) == Code.HOST_NOT_ALLOWED
+    assert refusal(head(local, local)) == Code.HOST_NOT_ALLOWED
+    assert refusal(head(local, (b"host", b"evil.example"))) == Code.HOST_NOT_ALLOWED
+
+
+@pytest.mark.parametrize("peer", ["10.0.0.1", "::", "fe80::1%eth0", "8.8.8.8", "", "unknown", "x"])
+def test_callers_from_elsewhere_are_refused(peer: str) -> None:
+    assert refusal(head((b"host", b"localhost"), peer=peer)) == Code.CALLER_NOT_LOCAL
+
+
+@pytest.mark.parametrize("peer", [None, "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
+def test_callers_on_this_machine_are_let_in(peer: str | None) -> None:
+    """None is a Unix socket."""
+    assert refusal(head((b"host", b"localhost"), peer=peer)) is None
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [OPEN_TO, "http://127.0.0.1:5000", "https://127.0.0.1:5000"],
+)
+def test_our_own_origin_and_an_allowed_one_are_let_in(origin: str) -> None:
+    assert refusal(hosted((b"origin", origin.encode()))) is None
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null", "", "https://evil.example", "http://127.0.0.1", "http://127.0.0.1:3000",
+        "http://localhost:5000", "https://app.example.org:443", "https://app.example.org/",
+        "HTTPS://APP.EXAMPLE.ORG", "http://app.example.org", "ftp://127.0.0.1:5000",
+        "https://app.example.org.evil.example", "https://app.example.org, https://evil.example",
+        "https://\xe4pp.example.org",
+    ],
+)  # fmt: skip
+def test_any_other_origin_is_refused(origin: str) -> None:
+    asked = hosted((b"origin", origin.encode("latin-1")))
+    assert refusal(asked) == Code.ORIGIN_NOT_ALLOWED
+
+
+def test_two_origins_are_refused_whichever_comes_first() -> None:
+    allowed, foreign = (b"origin", OPEN_TO.encode()), (b"origin", b"https://evil.example")
+    for asked in (hosted(allowed, foreign), hosted(foreign, allowed), hosted(allowed, allowed)):
+        assert refusal(asked) == Code.ORIGIN_NOT_ALLOWED
+
+
+def test_an_application_that_decides_itself_who_may_call_is_not_second_guessed() -> None:
+    asked = head((b"host", b"anything"), (b"origin", b"https://evil.example"), peer="8.8.8.8")
+    assert refusal(asked, Access(is_local_only=False)) is None
+
+
+def test_cors_is_silent_without_allowed_origins() -> None:
+    assert cors_headers(hosted((b"origin", OPEN_TO.encode())), Access()) == []
+
+
+def test_a_reply_names_only_an_allowed_origin_and_varies_by_it() -> None:
+    named = cors_headers(hosted((b"origin", OPEN_TO.encode())), ACCESS)
+    assert ("access-control-allow-origin", OPEN_TO) in named
+    for asked in (hosted(), hosted((b"origin", b"https://evil.example"))):
+        assert cors_headers(asked, ACCESS) == [("vary", "Origin")]
+    assert ("vary", "Origin") in named
+    assert "access-control-allow-credentials" not in dict(named)
+
+
+def test_only_a_preflight_of_an_allowed_origin_is_told_the_methods() -> None:
+    allowed, foreign = (b"origin", OPEN_TO.encode()), (b"origin", b"https://evil.example")
+    wish = (b"access-control-request-method", b"POST")
+    methods = ("OPTIONS", "POST")
+    told = dict(preflight_headers(hosted(allowed, wish), ACCESS, methods))
+    assert told["access-control-allow-methods"] == "OPTIONS, POST"
+    for asked in (hosted(allowed), hosted(foreign, wish), hosted(wish)):
+        assert preflight_headers(asked, ACCESS, methods) == []
+
+
+def test_only_what_can_mean_nothing_else_is_loopback() -> None:
+    assert is_loopback("localhost")
+    assert not is_loopback(None)
+    assert not is_loopback("localhost.")
