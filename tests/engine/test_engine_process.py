@@ -120,6 +120,16 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
+def test_watching_its_parent_it_still_ends_well_at_sigterm(run_dir, models_dir):
+    path = run_dir / "engine.sock"
+    options = ("--models", models_dir, "--default", "acme/tiny", "--exit-with-parent")
+    with running("--socket", path, *options, stdin=subprocess.PIPE) as process:
+        assert ask(path)[0] == 200
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(PATIENCE_S) == 0
+
+
 def test_without_a_parent_to_watch_the_end_of_input_means_nothing(run_dir, models_dir):
     path = run_dir / "engine.sock"
     with running(
