@@ -118,8 +118,8 @@ def test_it_is_compared_in_constant_time() -> None:
 
 
 def test_an_echo_of_it_is_recognised() -> None:
-    assert Secret(VALUE).is_in(f"invalid token {VALUE}!")
-    assert not Secret(VALUE).is_in(f"invalid token {VALUE[:-1]}!")
+    assert Secret(VALUE).is_in(f"invalid token {VALUE}!".encode())
+    assert not Secret(VALUE).is_in(f"invalid token {VALUE[:-1]}!".encode())
 
 
 @pytest.mark.parametrize(

@@ -157,19 +157,25 @@ class Gateway:
     async def _try_targets(
         self, call: Call, route: Route, deadline_s: float, record: AccessRecord
     ) -> tuple[Target, Answer]:
-        """The first answer among the planned targets, all within one deadline."""
-        targets = plan(route, call.model)
-        for target in targets:
-            record.attempts += 1
-            record.upstream, record.target = target.upstream.name, str(target)
+        """The first answer among the planned targets, all within one deadline.
+
+        A target that cannot be asked this (it takes no top_k, say) is passed over. If none
+        answers, the last upstream's failure is told, for it is nearer than what was passed over.
+        """
+        failure: KeyholeError | None = None
+        for target in plan(route, call.model):
             try:
                 return target, await self._attempt(call, route, target, deadline_s, record)
+            except ClientError as error:
+                failure = failure or error
             except UpstreamError as error:
+                failure = error
                 is_out_of_time = self._parts.clock.monotonic() >= deadline_s
-                is_last = target is targets[-1]
-                if is_last or is_out_of_time or not is_worth_another_target(error):
-                    raise
-        raise GatewayError(Code.INTERNAL_ERROR, f"The route '{route.name}' has no targets.")
+                if is_out_of_time or not is_worth_another_target(error):
+                    break
+        if failure is None:
+            raise GatewayError(Code.INTERNAL_ERROR, f"The route '{route.name}' has no targets.")
+        raise failure
 
     async def _attempt(
         self, call: Call, route: Route, target: Target, deadline_s: float, record: AccessRecord
@@ -177,6 +183,8 @@ class Gateway:
         """One try at one target: every request that its backend makes of the call, at once."""
         backend = self._parts.backends[target.upstream.kind]
         requests = backend.requests(call, target, max_output_tokens=route.max_output_tokens)
+        record.attempts += 1
+        record.upstream, record.target = target.upstream.name, str(target)
         timeouts = Timeouts(
             connect_s=target.upstream.connect_timeout_s,
             first_byte_s=max(deadline_s - self._parts.clock.monotonic(), 0.001),
@@ -186,6 +194,7 @@ class Gateway:
         for response in responses:
             if response.status != 200:
                 raise backend.fault(call, target, response)
+            _refuse_echoed_secret(target, response)
         return backend.answer(call, target, responses)
 
     async def _send_all(
@@ -244,6 +253,21 @@ def _sendable(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         for name, value in headers
         if value.isascii() and value.isprintable() and len(value) <= MAX_HEADER_VALUE_CHARS
     ]
+
+
+def _refuse_echoed_secret(target: Target, response: UpstreamResponse) -> None:
+    """Raise UpstreamError for an answer that holds the upstream's own secret.
+
+    An upstream that repeats the headers it was sent would otherwise hand the secret to clients.
+    """
+    secret = target.upstream.secret
+    if secret is not None and secret.is_in(response.body):
+        raise UpstreamError(
+            Code.UPSTREAM_ERROR,
+            f"Upstream '{target.upstream.name}' repeated its own secret in the answer.",
+            hint="The answer was withheld. Check what stands at its url.",
+            upstream_status=response.status,
+        )
 
 
 def body_too_large(max_body_bytes: int) -> ClientError:

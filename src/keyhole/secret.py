@@ -33,9 +33,9 @@ class Secret:
         """The value itself: for the one place that sends it upstream."""
         return self._value
 
-    def is_in(self, text: str) -> bool:
-        """Whether the text holds the value: to keep an upstream's echo of it from travelling."""
-        return self._value in text
+    def is_in(self, body: bytes) -> bool:
+        """Whether a body holds the value: to keep an upstream's echo of it from travelling."""
+        return self._value.encode() in body
 
     def has_part_in(self, text: str) -> bool:
         """Whether the text holds the value or a telling part of it, such as its first half."""
