@@ -3,6 +3,7 @@
 A document looks only at itself: at inference there is nothing before a prompt either.
 """
 
+import itertools
 import random
 import re
 from collections.abc import Iterator
@@ -15,17 +16,41 @@ from torch import Tensor
 
 IGNORED = -100
 MIDDLE_SHARE = 0.12
+EXERCISE_BATCHES = 400
+EXERCISE_ROWS = 2
 BARE_SHARE = 0.5
 _SENTENCE = re.compile(r"(?<=[.!?]) (?=[A-Z])")
+
+
+class Row:
+    """Documents one after another, cut at `length` ids."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.ids: list[int] = []
+        self.learned: list[bool] = []
+        self.owner: list[int] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more fits."""
+        return len(self.ids) >= self.length
+
+    def add(self, ids: list[int], learned: list[bool]) -> None:
+        """Add a document, or as much of it as fits."""
+        room = self.length - len(self.ids)
+        self.owner += [len(self.owner)] * len(ids[:room])
+        self.ids += ids[:room]
+        self.learned += learned[:room]
 
 
 class Batch:
     """Token ids and targets of shape (rows, context), and the attention mask for them."""
 
-    def __init__(self, rows: list[tuple[list[int], list[bool], list[int]]]) -> None:
-        ids = torch.tensor(np.array([row[0] for row in rows], dtype=np.int64))
-        learned = torch.tensor(np.array([row[1] for row in rows]))
-        owner = torch.tensor(np.array([row[2] for row in rows], dtype=np.int64))
+    def __init__(self, rows: list[Row]) -> None:
+        ids = torch.tensor(np.array([row.ids for row in rows], dtype=np.int64))
+        learned = torch.tensor(np.array([row.learned for row in rows]))
+        owner = torch.tensor(np.array([row.owner for row in rows], dtype=np.int64))
         self.tokens = ids[:, :-1]
         self.targets = torch.where(learned[:, 1:], ids[:, 1:], IGNORED)
         owner = owner[:, :-1]
@@ -62,20 +87,27 @@ def training_documents(seed: int) -> Iterator[tuple[list[Segment], bool]]:
             yield make_document(rng), bare
 
 
-def batches(tokenizer: Tokenizer, seed: int, size: int, context: int) -> Iterator[Batch]:
-    """Yield batches for ever; the same seed gives the same ones."""
+def exercise(rng: random.Random, vocabulary: int) -> tuple[list[int], list[bool]]:
+    """Make random ids and repeat them; only the repetition can be learned, by copying."""
+    ids = [rng.randrange(1, vocabulary) for _ in range(rng.randrange(8, 65))]
+    times = rng.randrange(1, 4)
+    return ids * (1 + times), [False] * len(ids) + [True] * len(ids) * times
+
+
+def batches(
+    tokenizer: Tokenizer, seed: int, size: int, context: int, exercise_batches: int = 0
+) -> Iterator[Batch]:
+    """Yield batches for ever, the first few with rows of exercises; a seed gives the same ones."""
     documents = training_documents(seed)
-    while True:
-        rows = []
-        for _ in range(size):
-            ids: list[int] = []
-            learned: list[bool] = []
-            owner: list[int] = []
-            while len(ids) <= context:
-                document, bare = next(documents)
-                new_ids, new_learned = encode(tokenizer, document, bare=bare)
-                owner += [len(owner)] * len(new_ids)
-                ids += new_ids
-                learned += new_learned
-            rows.append((ids[: context + 1], learned[: context + 1], owner[: context + 1]))
+    rng = random.Random(seed + 1)
+    for number in itertools.count():
+        rows = [Row(context + 1) for _ in range(size)]
+        exercises = EXERCISE_ROWS if number < exercise_batches else 0
+        for index, row in enumerate(rows):
+            while not row.is_full:
+                if index < exercises:
+                    row.add(*exercise(rng, tokenizer.get_vocab_size()))
+                else:
+                    document, bare = next(documents)
+                    row.add(*encode(tokenizer, document, bare=bare))
         yield Batch(rows)

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from batches import batches
+from batches import EXERCISE_BATCHES, batches
+from copying import plant
 from documents import END
 from model import Shape, StoryModel, hub_weights
 from safetensors.torch import save_file
@@ -113,8 +114,9 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     tokenizer = load_or_train(args.work / "tokenizer.json")
     model = StoryModel(Shape(tokenizer.get_vocab_size(), args.layers, args.width, args.heads))
+    plant(model)
     optimizer = make_optimizer(model, args.rate)
-    stream = batches(tokenizer, SEED, BATCH, model.shape.context)
+    stream = batches(tokenizer, SEED, BATCH, model.shape.context, EXERCISE_BATCHES)
     started, running = time.monotonic(), 0.0
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     for step in range(args.steps):
@@ -141,7 +143,7 @@ def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path, help="folder for the exported model")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=160)
     parser.add_argument("--heads", type=int, default=5)
