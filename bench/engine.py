@@ -72,7 +72,15 @@ def measure(ask: Ask, rounds: int) -> None:
             f"{clients:>8} {took.prompt_tokens:>8} {took.tokens_per_s:>9.0f} {ratio:>6.2f} "
             f"{took.slowest_s:>10.2f}"
         )
+    prompt_tokens, took_s = min((first_token(ask) for _ in range(rounds)), key=lambda pair: pair[1])
+    print(f"first token of a prompt of {prompt_tokens} tokens: {took_s * 1000:.0f} ms")
     print(f"memory: {ask.memory()}")
+
+
+def first_token(ask: Ask) -> tuple[int, float]:
+    """Prompt tokens and seconds."""
+    _, prompt_tokens, took_s = ask.generate(" ".join([PROMPT] * 12), new_tokens=1)
+    return prompt_tokens, took_s
 
 
 class Round:
@@ -105,11 +113,12 @@ class Ask:
         self._path = path
         self._pid = pid
 
-    def generate(self) -> tuple[int, int, float]:
+    def generate(
+        self, prompt: str = PROMPT, new_tokens: int = NEW_TOKENS
+    ) -> tuple[int, int, float]:
         """Generated tokens, prompt tokens, seconds."""
-        body = json.dumps(
-            {"inputs": PROMPT, "parameters": SAMPLING | {"max_new_tokens": NEW_TOKENS}}
-        )
+        parameters = SAMPLING | {"max_new_tokens": new_tokens}
+        body = json.dumps({"inputs": prompt, "parameters": parameters})
         began = time.perf_counter()
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self._path))

@@ -165,6 +165,11 @@ def decode_request(body: bytes) -> GenerateRequest:
     return request
 
 
+def invalid(text: str) -> RefusedError:
+    """The refusal (422) of a request that has a value which it must not have."""
+    return RefusedError(422, f"Input validation error: {text}", "validation")
+
+
 def validate(request: GenerateRequest, limits: Limits) -> None:
     """Raise RefusedError (422) for the first value that TGI would refuse, with TGI's own text."""
     given = request.parameters
@@ -204,18 +209,18 @@ def validate(request: GenerateRequest, limits: Limits) -> None:
     )
     for is_wrong, text in checks:
         if is_wrong:
-            raise _invalid(text)
+            raise invalid(text)
 
 
 def validate_lengths(prompt_tokens: int, max_new_tokens: int, limits: Limits) -> None:
     """Raise RefusedError (422), in TGI's words, when prompt and answer do not fit the context."""
     if prompt_tokens + max_new_tokens > limits.max_total_tokens:
-        raise _invalid(
+        raise invalid(
             f"`inputs` tokens + `max_new_tokens` must be <= {limits.max_total_tokens}. "
             f"Given: {prompt_tokens} `inputs` tokens and {max_new_tokens} `max_new_tokens`"
         )
     if prompt_tokens > limits.max_input_tokens:
-        raise _invalid(
+        raise invalid(
             f"`inputs` must have less than {limits.max_input_tokens} tokens. Given: {prompt_tokens}"
         )
 
@@ -240,10 +245,6 @@ def encode_error(error: RefusedError) -> tuple[str, bytes]:
 def _no_request(why: str) -> RefusedError:
     text = why.replace("Object missing required field", "missing field")
     return RefusedError(422, f"Failed to deserialize the JSON body into the target type: {text}")
-
-
-def _invalid(text: str) -> RefusedError:
-    return RefusedError(422, f"Input validation error: {text}", "validation")
 
 
 def _at_most(value: float | None, bound: float) -> bool:

@@ -35,6 +35,7 @@ from keyhole.dialects.tgi import (
     encode_error,
     encode_info,
     encode_response,
+    invalid,
 )
 from keyhole.engine.continuation import Job
 from keyhole.engine.generation import (
@@ -155,9 +156,7 @@ class Engine:
         started_at = time.monotonic()
         request = decode_request(await _read_body(scope, receive))
         if request.stream:
-            raise RefusedError(
-                422, "Input validation error: `stream` is not supported here", "validation"
-            )
+            raise invalid("`stream` is not supported here")
         model = await self._get(name)
         job = await _plan(request, model)
         generation = _submit(model, job)

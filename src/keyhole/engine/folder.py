@@ -24,6 +24,7 @@ from keyhole.errors import SetupError
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 GENERATION = "generation_config.json"
 PIPELINE_TOP_K = 50
+FRACTIONS = ("top_p", "typical_p")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -95,14 +96,7 @@ class _Config(Struct, kw_only=True):
     task_specific_params: dict[str, dict[str, Any]] | None = None
 
 
-class _Generation(Struct, kw_only=True):
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    typical_p: float | None = None
-    repetition_penalty: float | None = None
-    max_new_tokens: int | None = None
-    max_length: int | None = None
+class _Generation(Defaults, frozen=True, kw_only=True):
     eos_token_id: int | list[int] | None = None
 
 
@@ -188,42 +182,24 @@ def _architecture(name: str, config: _Config) -> Architecture:
 
 
 def _defaults(name: str, config: _Config, generation: _Generation) -> Defaults:
-    values: dict[str, Any] = {}
+    fields = Defaults.__struct_fields__
     task = (config.task_specific_params or {}).get("text-generation")
-    if task is not None:
-        values = {"top_k": PIPELINE_TOP_K} | {
-            field: value
-            for field in Defaults.__struct_fields__
-            if (value := task.get(field)) is not None
-        }
-    for field in Defaults.__struct_fields__:
-        if (value := getattr(generation, field)) is not None:
-            values[field] = value
+    wanted: dict[str, Any] = {} if task is None else {"top_k": PIPELINE_TOP_K} | task
+    wanted |= {field: said for field in fields if (said := getattr(generation, field)) is not None}
     try:
-        return _usable(msgspec.convert(values, Defaults))
+        defaults = msgspec.convert({field: wanted.get(field) for field in fields}, Defaults)
     except msgspec.ValidationError as error:
         raise UnsupportedModelError(
             f"Model {name} has defaults that cannot be used: {error}.",
             hint=f"Correct {GENERATION} or {CONFIG}.",
         ) from None
+    off = [field for field in fields if _is_off(field, getattr(defaults, field))]
+    return msgspec.structs.replace(defaults, **dict.fromkeys(off, None))
 
 
-def _usable(defaults: Defaults) -> Defaults:
-    """The defaults without those that stand for "off" in transformers, such as top_p 1.0."""
-    off = {
-        "temperature": not _is_above_zero(defaults.temperature),
-        "top_k": not _is_above_zero(defaults.top_k),
-        "top_p": not _is_above_zero(defaults.top_p) or (defaults.top_p or 0) >= 1,
-        "typical_p": not _is_above_zero(defaults.typical_p) or (defaults.typical_p or 0) >= 1,
-        "repetition_penalty": not _is_above_zero(defaults.repetition_penalty),
-        "max_new_tokens": not _is_above_zero(defaults.max_new_tokens),
-        "max_length": not _is_above_zero(defaults.max_length),
-    }
-    return msgspec.structs.replace(defaults, **dict.fromkeys((k for k in off if off[k]), None))
-
-
-def _is_above_zero(value: float | None) -> bool:
-    return value is not None and value > 0
+def _is_off(field: str, value: float | None) -> bool:
+    """Whether transformers takes it for no wish at all, as a top_k of 0 or a top_p of 1."""
+    return value is not None and (value <= 0 or (field in FRACTIONS and value >= 1))
 
 
 def _ids(value: int | list[int] | None) -> frozenset[int]:

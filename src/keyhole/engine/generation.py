@@ -6,8 +6,8 @@ It is fed by the scheduler's thread, through the loop, and can be cancelled from
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Self, TypeAlias
 
 from msgspec import Struct
 
@@ -59,16 +59,20 @@ class Generation:
         if self._end is None:
             self._cancel(self)
 
-    async def __aiter__(self) -> AsyncIterator[Token]:
+    def __aiter__(self) -> Self:
         """The tokens; raises GenerationError if they end before their time."""
-        while self._end is None:
+        return self
+
+    async def __anext__(self) -> Token:
+        """The next token, as soon as there is one."""
+        if self._end is None:
             event = await self._events.get()
             if isinstance(event, Token):
-                yield event
-            else:
-                self._end = event
+                return event
+            self._end = event
         if isinstance(self._end, GenerationError):
             raise self._end
+        raise StopAsyncIteration
 
     @property
     def outcome(self) -> Outcome:

@@ -13,7 +13,7 @@ from keyhole.dialects.tgi import (
     GenerateRequest,
     Limits,
     Parameters,
-    RefusedError,
+    invalid,
     validate,
     validate_lengths,
 )
@@ -40,7 +40,7 @@ def plan(
     given = request.parameters
     prompt = _truncated(vocabulary.encode(request.inputs), given.truncate)
     if not prompt.tokens:
-        raise RefusedError(422, "Input validation error: `inputs` cannot be empty", "validation")
+        raise invalid("`inputs` cannot be empty")
     new_tokens = given.max_new_tokens
     if new_tokens is None:
         new_tokens = _new_tokens(folder.defaults, len(prompt.tokens), limits.max_total_tokens)
