@@ -181,3 +181,23 @@ def test_observers_hear_in_turn() -> None:
     both.crashed(record(), ValueError())
     both.ended(record())
     assert heard == [f"{name} {word}" for word in ("began", "crashed", "ended") for name in "ab"]
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_texts_are_told_whole_and_printable(style: Any) -> None:
+    stream = io.StringIO()
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    log = AccessLog(style, stream, {})
+    log.told(record(), {"asked": "a\n\x1b[2J\u2028 b"})
+    log.told(record(), {"answered": (("x",),)})
+    log.told(record(), {"asked": deep})
+    first, second, third = stream.getvalue().splitlines()
+    assert r'"a\n\u001b[2J\u2028 b"' in first
+    assert '[["x"]]' in second
+    assert "nested too deep" in third
+    if style == "json":
+        assert json.loads(first)["asked"] == "a\n\x1b[2J\u2028 b"
+    while deep:  # undone step by step: the whole would be freed too deep
+        deep = deep[0]

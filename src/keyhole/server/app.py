@@ -33,7 +33,7 @@ Lifespan = Callable[[], AbstractAsyncContextManager[Gateway]]
 """Opens what a gateway stands on, gives the gateway, and closes it all again."""
 
 UNKNOWN_PEER = "unknown"
-"""Stands for a TCP caller whose address is not known: it is nobody's loopback address."""
+"""Stands for a caller whose address is not known: it is nobody's loopback address."""
 
 
 def create_app() -> AsgiDoor:
@@ -175,8 +175,8 @@ def _peer(scope: Message) -> str | None:
     if client is not None:
         return str(client[0])
     # A caller on TCP that has hung up already has no address either; a Unix socket has no port.
-    is_tcp = server is not None and server[1] is not None
-    return UNKNOWN_PEER if is_tcp else None
+    is_unix_socket = server is not None and server[1] is None
+    return None if is_unix_socket else UNKNOWN_PEER
 
 
 def _must_close(head: Head, reply: Reply) -> bool:

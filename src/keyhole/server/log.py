@@ -82,12 +82,17 @@ class AccessLog:
     def told(self, record: AccessRecord, texts: Mapping[str, object]) -> None:
         """Write a prompt or an answer, whole, under the request's id."""
         now = datetime.now(UTC)
-        if self._is_text:
+        try:
             # json.dumps leaves only ASCII, so that no text can drive a terminal.
-            words = [f"{name} {json.dumps(text)}" for name, text in texts.items()]
-            self._write(f"{now:%H:%M:%S}  {'  '.join(words)}  {record.request_id}")
+            shown = {name: json.dumps(text) for name, text in texts.items()}
+        except RecursionError:
+            shown = dict.fromkeys(texts, '"(nested too deep to be shown)"')
+        if self._is_text:
+            words = "  ".join(f"{name} {text}" for name, text in shown.items())
+            self._write(f"{now:%H:%M:%S}  {words}  {record.request_id}")
         else:
-            self._write(_json({"time": _iso(now), "id": record.request_id, **texts}))
+            raw = {name: msgspec.Raw(text.encode()) for name, text in shown.items()}
+            self._write(_json({"time": _iso(now), "id": record.request_id, **raw}))
 
     def crashed(self, record: AccessRecord, error: Exception) -> None:
         """Write what was raised, where, and during what, under the request's id."""
