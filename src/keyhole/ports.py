@@ -21,9 +21,9 @@ class Transport(Protocol):
         """Send, and read the answer to its end, any status alike.
 
         Attaches the upstream's secret, `x-request-id`, and nothing of the client's; follows no
-        redirect, decodes no content-encoding, sends nothing twice. Cancellation closes the
-        connection. Raises UpstreamError (unreachable, timeout, answer too large), and nothing
-        of any library's.
+        redirect, decodes no content-encoding, sends nothing again that may have been read.
+        Cancellation closes the connection. Raises UpstreamError (unreachable, timeout, answer
+        too large), and nothing of any library's.
         """
         ...
 

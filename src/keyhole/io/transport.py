@@ -7,11 +7,16 @@ embedded engine is started, and restarted, beside us.
 Facts of aiohttp 3.14 that this rests on (read in its source, November 2026): a POST is never
 sent again by itself; `auto_decompress=False` leaves bodies alone; connector errors carry the
 operating system's error as `os_error`.
+
+Fact of Unix sockets (Linux, net/unix/af_unix.c, unix_release_sock): who closes a connection that
+it has read to its end gives its peer an end-of-file, and a reset where something was unread or
+the connection not even accepted. So after a reset the request was not read, and is sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from contextlib import suppress
 
@@ -109,8 +114,9 @@ class AiohttpTransport:
                             allow_redirects=False,
                             timeout=aiohttp.ClientTimeout(sock_connect=timeouts.connect_s),
                         )
-                    except UnixClientConnectorError:
-                        if asyncio.get_running_loop().time() >= connect_by:
+                    except aiohttp.ClientOSError as error:
+                        is_too_late = asyncio.get_running_loop().time() >= connect_by
+                        if is_too_late or not _was_not_read(error, upstream):
                             raise
                     await asyncio.sleep(_SOCKET_POLL_S)
         except aiohttp.ConnectionTimeoutError:
@@ -138,6 +144,13 @@ class AiohttpTransport:
             )
             self._sessions[upstream.name] = session
         return session
+
+
+def _was_not_read(error: aiohttp.ClientOSError, upstream: Upstream) -> bool:
+    """Whether the upstream is a Unix socket whose server is not there, or has just gone."""
+    if isinstance(error, UnixClientConnectorError):
+        return True
+    return upstream.url.startswith("unix:") and error.errno in (errno.ECONNRESET, errno.EPIPE)
 
 
 def _connector(upstream: Upstream) -> aiohttp.BaseConnector:
