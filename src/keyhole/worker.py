@@ -62,7 +62,8 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
             server.should_exit = True
 
         def orphaned() -> None:
-            server.force_exit = server.should_exit
+            if server.should_exit:
+                os._exit(1)
             stop()
 
         loop = asyncio.get_running_loop()
