@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TextIO
@@ -58,6 +59,8 @@ class TableTransport:
 
     def __init__(self) -> None:
         self.inside = 0
+        self.is_inside = threading.Event()
+        """Set by the first request that waits, for who looks on from another thread."""
         self.cancelled = 0
         self._gate = asyncio.Event()
 
@@ -91,6 +94,7 @@ class TableTransport:
         if wanted == "crash":
             raise RuntimeError("a text that holds a SECRET-IN-AN-EXCEPTION")
         if wanted == "wait":
+            self.is_inside.set()
             await asyncio.Event().wait()
         if together := re.match(r"together (\d+)", wanted):
             await self._gather(int(together[1]))

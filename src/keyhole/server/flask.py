@@ -221,10 +221,14 @@ def _head(environ: Environ, below_prefix: str) -> Head:
 def _path(environ: Environ, below_prefix: str) -> str:
     """The path as it came, below the prefix; as decoded where the server does not tell.
 
-    The prefix is told from the rest by the number of its slashes. Where an escaped slash makes
-    that number doubtful, the path keeps its prefix, and so belongs to nothing.
+    The prefix is told from the rest by the number of its slashes. Where that is doubtful, for an
+    escaped slash or for those in front that werkzeug drops, the path keeps its prefix, and so
+    belongs to nothing.
     """
-    decoded = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    path = environ.get("PATH_INFO", "")
+    if path.startswith("//"):
+        return quote_from_bytes(path.encode("latin-1"))
+    decoded = environ.get("SCRIPT_NAME", "") + path
     raw = _raw_path(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "")
     if unquote_to_bytes(raw.encode("latin-1")) != decoded.encode(
         "latin-1"
