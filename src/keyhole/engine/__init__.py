@@ -5,6 +5,7 @@ A request flows through these, from the last to the first; each knows only those
     folder        what one model folder says: its shape, its defaults, what ends a text
     library       which model folders exist, by name
     weights       model.safetensors as arrays, mapped rather than read
+    blas          how many threads a product of matrices uses
     gpt2          tokens in, logits out: many sequences, a few rows each, in one pass
     sampling      logits in, one token out, reproducible by its seed
     text          prompt to tokens; tokens to text that is never half a character

@@ -109,7 +109,7 @@ def read_folder(name: str, path: Path) -> ModelFolder:
         if not (path / needed).is_file():
             raise UnsupportedModelError(
                 f"Model {name} has no {needed}.",
-                hint=f"Run keyhole model pull {name} again, or put the file into {path}.",
+                hint=f"pull the model again, or put the file into {path}",
             )
     config = _read(name, path / CONFIG, _Config)
     generation = _Generation()

@@ -27,12 +27,15 @@ from typing import cast
 
 import numpy as np
 
+from keyhole.engine.blas import BlasThreads
 from keyhole.engine.folder import Architecture
 from keyhole.engine.weights import Block, Floats, Linear, Norm, Weights
 
 GEMM_ROWS = 8
 GEMV_MAX_ROWS = 3
 HEAD_SLICE = 2048
+SMALLEST_WIDTH_FOR_THREADS = 512
+"""Below it a second thread gains little and, on a busy machine, loses a lot (`blas`)."""
 LONGEST_SPAN = 128
 """The most tokens that one span may append."""
 FUTURE = np.triu(np.full((LONGEST_SPAN, LONGEST_SPAN), -np.inf, np.float32), k=1)
@@ -66,9 +69,13 @@ class GPT2:
     def __init__(self, shape: Architecture, weights: Weights) -> None:
         self.shape = shape
         self._weights = weights
+        self._blas = BlasThreads()
+        is_wide = shape.width >= SMALLEST_WIDTH_FOR_THREADS
+        self._threads = self._blas.most if is_wide else 1
 
     def forward(self, spans: Sequence[Span]) -> Floats:
         """Append every span to its cache; the logits after each, (len(spans), vocabulary)."""
+        self._blas.use(self._threads)
         hidden = self._embed(spans)
         epsilon = self.shape.epsilon
         chunks, singles = _rows_of(spans)
