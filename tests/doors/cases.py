@@ -144,6 +144,8 @@ DIFFERENCES = (
          row="model-and-parameters"),
     Case("a body over the limit", body=b"x" * (MAX_BODY_BYTES + 1), status=413,
          code="body_too_large", row="body-limit"),
+    Case("a body far over the limit, sent to its end", body=b"x" * 3_000_000, status=413,
+         code="body_too_large", row="body-limit"),
     Case("a body announced over the limit", headers=(("Content-Length", "9999999"),), status=413,
          code="body_too_large", row="body-limit"),
     Case("a length of absurd length", headers=(("Content-Length", "1" + "0" * 18),), status=413,

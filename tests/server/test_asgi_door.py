@@ -14,10 +14,12 @@ import pytest
 from doors.composed import MAX_BODY_BYTES, ODD_JSON, Composed
 from keyhole.errors import SetupError
 from keyhole.exchange import Gateway
-from keyhole.server.app import AsgiDoor, Message
+from keyhole.server.app import LINGER_BYTES, AsgiDoor, Message
 
 LOCAL = [(b"host", b"localhost")]
 WHOLE = {"type": "http.request", "body": b'{"input": "odd"}', "more_body": False}
+PART = {"type": "http.request", "body": b"x" * 65536, "more_body": True}
+LAST = {"type": "http.request", "body": b"x"}
 GONE = {"type": "http.disconnect"}
 
 
@@ -98,12 +100,33 @@ async def test_a_body_is_not_asked_for_before_the_caller_is_let_in(composed: Com
     assert not happened.is_waiting.is_set()
 
 
-async def test_reading_stops_at_the_limit(composed: Composed) -> None:
-    endless = [{"type": "http.request", "body": b"x" * 65536, "more_body": True}] * 10
-    happened = await exchange(composed, *endless)
-    assert happened.status == 413
-    assert happened.headers[b"connection"] == b"close"
-    assert len(happened.incoming) == 10 - MAX_BODY_BYTES // 65536 - 1
+class TestTooLarge:
+    async def test_the_reply_goes_out_at_once_and_the_rest_is_dropped(
+        self, composed: Composed
+    ) -> None:
+        happened = await exchange(composed, *[PART] * 10, LAST)
+        assert happened.status == 413
+        assert happened.headers[b"connection"] == b"close"
+        assert happened.sent[1]["more_body"]
+        assert happened.headers[b"content-length"] == str(len(happened.body)).encode()
+        assert happened.incoming == []
+
+    async def test_who_does_not_stop_is_cut_off(self, composed: Composed) -> None:
+        many = (MAX_BODY_BYTES + LINGER_BYTES) // 65536 + 10
+        happened = await exchange(composed, *[PART] * many)
+        assert happened.status == 413
+        assert len(happened.incoming) == 9
+
+    async def test_who_leaves_then_leaves(self, composed: Composed) -> None:
+        happened = await exchange(composed, *[PART] * 5, GONE, LAST)
+        assert happened.incoming == [LAST]
+        assert [record.status for record in composed.memory.records] == [413]
+
+    async def test_who_asked_before_sending_sends_nothing(self, composed: Composed) -> None:
+        headers = [*LOCAL, (b"expect", b"100-continue"), (b"content-length", b"9999999")]
+        happened = await exchange(composed, LAST, headers=headers)
+        assert happened.status == 413
+        assert happened.incoming == [LAST]
 
 
 async def test_head_has_the_headers_of_get_and_no_body(composed: Composed) -> None:

@@ -14,6 +14,7 @@ that is mended below this door, such a connection ends with its first reply.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Lifespan = Callable[[], AbstractAsyncContextManager[Gateway]]
 """Opens what a gateway stands on, gives the gateway, and closes it all again."""
+
+LINGER_S, LINGER_BYTES = 2.0, 32 * 1024 * 1024
+"""How long, and for how much, a client that sends too much is listened to after its reply."""
 
 UNKNOWN_PEER = "unknown"
 """Stands for a caller whose address is not known: it is nobody's loopback address."""
@@ -96,14 +100,14 @@ class AsgiDoor:
         head = _head(scope)
         admission = gateway.admit(head)
         if isinstance(admission, Reply):
-            await _send(send, head, admission)
+            await _send(send, receive, head, admission)
             return
         try:
             reply = await _answer(gateway, admission, receive)
         finally:  # nothing if it has ended; a request that was cancelled before it ran has not
             gateway.left(admission)
         if reply is not None:
-            await _send(send, head, reply)
+            await _send(send, receive, head, reply)
 
 
 async def _answer(gateway: Gateway, admission: Admission, receive: Receive) -> Reply | None:
@@ -141,7 +145,7 @@ async def _cancel_when_gone(run: asyncio.Task[Reply], receive: Receive) -> None:
     run.cancel()
 
 
-async def _send(send: Send, head: Head, reply: Reply) -> None:
+async def _send(send: Send, receive: Receive, head: Head, reply: Reply) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
     if reply.status != 204:  # RFC 9110, section 8.6: a 204 has no Content-Length
         headers.append((b"content-length", str(len(reply.body)).encode()))
@@ -149,7 +153,28 @@ async def _send(send: Send, head: Head, reply: Reply) -> None:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     body = b"" if head.method == "HEAD" else reply.body
+    is_still_sending = reply.status == 413 and head.first(b"expect") is None
+    if is_still_sending:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await _linger(receive)
+        body = b""
     await send({"type": "http.response.body", "body": body})
+
+
+async def _linger(receive: Receive) -> None:
+    """Read a refused body for a while yet, and drop it.
+
+    To close while a client still sends resets the connection, and the client then sees a broken
+    pipe instead of the reply (RFC 9112, section 9.6).
+    """
+    dropped = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while dropped < LINGER_BYTES:
+                message = await receive()
+                dropped += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def _head(scope: Message) -> Head:

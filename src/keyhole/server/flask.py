@@ -10,13 +10,14 @@ runs: WSGI has no way to tell.
 Facts: PEP 3333 decodes PATH_INFO, so the path as it came is in RAW_URI (gunicorn, werkzeug) or
 REQUEST_URI (uWSGI, mod_wsgi, werkzeug). `wsgi.input` ends by itself only where the server says
 `wsgi.input_terminated`; elsewhere a body without Content-Length cannot be read. Read in Flask
-3.1.3, werkzeug 3.1.9 and gunicorn 27.0.
+3.1.3, werkzeug 3.1.9 and gunicorn 27.0. uWSGI runs threads only with --enable-threads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from keyhole.errors import ClientError, SetupError
 from keyhole.exchange import Admission, Gateway, body_too_large
-from keyhole.server.app import UNKNOWN_PEER, Lifespan
+from keyhole.server.app import LINGER_BYTES, UNKNOWN_PEER, Lifespan
 from keyhole.server.loop import ThreadedGateway
 from keyhole.wire.http import JSON, Head, Reply
 
@@ -154,11 +155,12 @@ def _serve(gateway: ThreadedGateway, below_prefix: str) -> flask.Response:
     except SetupError as error:
         log = flask.current_app.logger
         log.error("Keyhole could not start: %s", error)  # noqa: TRY400  # one line says it all
-        return _response(Reply(status=503, headers=[("content-type", JSON)], body=_COULD_NOT_START))
+        reply = Reply(status=503, headers=[("content-type", JSON)], body=_COULD_NOT_START)
+        return _response(reply, environ)
     if isinstance(admission, Reply):
-        return _response(admission)
+        return _response(admission, environ)
     try:
-        return _response(_answer(gateway, admission, environ))
+        return _response(_answer(gateway, admission, environ), environ)
     finally:
         if not admission.is_over:
             gateway.end(lambda core: core.left(admission))
@@ -175,8 +177,25 @@ def _answer(gateway: ThreadedGateway, admission: Admission, environ: Environ) ->
     return gateway.run(admission, body)
 
 
-def _response(reply: Reply) -> flask.Response:
-    return _Response(reply.body, status=reply.status, headers=reply.headers)
+def _response(reply: Reply, environ: Environ) -> flask.Response:
+    if reply.status != 413:
+        return _Response(reply.body, status=reply.status, headers=reply.headers)
+    headers = [*reply.headers, ("content-length", str(len(reply.body)))]
+    return _Response(_lingering(reply.body, environ), status=413, headers=headers)
+
+
+def _lingering(body: bytes, environ: Environ) -> Iterator[bytes]:
+    """The body of a reply, and then the refused request's own, read for a while and dropped.
+
+    As in the ASGI door: a client that is cut off while it sends does not see the reply.
+    """
+    yield body
+    if not environ.get("wsgi.input_terminated", False):
+        return  # it might not end; such a server has to see to it itself, as werkzeug's does
+    dropped = 0
+    with contextlib.suppress(OSError):
+        while dropped < LINGER_BYTES and (part := environ["wsgi.input"].read(_PART_BYTES)):
+            dropped += len(part)
 
 
 def _read_body(environ: Environ, max_bytes: int) -> bytes:
