@@ -1,0 +1,332 @@
+"""What bench/proxy.py and bench/idle.py measure: the upstream and each server in front of it.
+
+Every contender does the same work: take a POST, attach the upstream's token, ask the upstream on
+a connection, hand its answer back, write a line about it to a file. A new door is one more row
+in `contenders()`. Everything listens on loopback, on ports that were free.
+
+Facts (nginx 1.22, https://nginx.org/en/docs/, 2026-11): `return` answers a POST too; a connection
+ends after `keepalive_requests`, 1000 unless told otherwise; proxying keeps upstream connections
+only with HTTP/1.1 and without `Connection: close`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from process_tree import BenchError, Running, running
+
+ROOT = Path(__file__).parent.parent
+MODEL = "gpt2"
+TOKEN = "hf_made_up_for_the_benchmark"
+PROMPT = "The fox kept a key under the door and nobody knew where it led."
+BODY = json.dumps({"input": PROMPT, "parameters": {"max_new_tokens": 20}})
+ANSWER = [
+    {
+        "generated_text": f"{PROMPT} In the morning it had gone, and with it the lamp, the map and "
+        "the two chairs by the fire that its mother had made."
+    }
+]
+THREADS = 32
+START_WITHIN_S = 30.0
+_GUNICORN = ("python", "-m", "gunicorn", "-w", "1", "--threads", str(THREADS))
+_GUNICORN_OPTIONS = ("--no-control-socket", "--bind", "127.0.0.1:{port}")
+
+_NGINX = """
+daemon off;
+{user}
+worker_processes 1;
+pid nginx.pid;
+events {{ worker_connections 16384; }}
+http {{
+  client_body_temp_path tmp; proxy_temp_path tmp; fastcgi_temp_path tmp;
+  uwsgi_temp_path tmp; scgi_temp_path tmp;
+  keepalive_requests 1000000000;
+  keepalive_timeout 300s;
+{http}
+}}
+"""
+_UPSTREAM = """
+  access_log off;
+  server {{
+    listen 127.0.0.1:{port};
+    location = /models/{model} {{ default_type application/json; return 200 '{answer}'; }}
+    location = /status {{ stub_status; }}
+  }}
+"""
+_PROXY = """
+  access_log access.log;
+  upstream bench {{
+    server 127.0.0.1:{upstream}; keepalive 128;
+    keepalive_requests 1000000000; keepalive_timeout 300s;
+  }}
+  server {{
+    listen 127.0.0.1:{port};
+    location = /generate {{
+      proxy_pass http://bench/models/{model};
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Authorization "Bearer {token}";
+    }}
+  }}
+"""
+_KEYHOLE = """
+[server]
+builtin_routes = false
+
+[upstream.bench]
+kind = "hf-inference"
+url = "http://127.0.0.1:{upstream}"
+token = {{ env = "BENCH_TOKEN" }}
+
+[route.default]
+targets = ["bench/{model}"]
+"""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One server to be measured. `{{port}}` in its command is where it is to listen."""
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    log: str
+    """The file in its folder where a line is written for every request."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What stands in its folder before it starts; `{{port}}` and `{{upstream}}` are filled in."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    """Beside what every contender gets."""
+    at_root: bool = False
+    """Whether it runs in the repository's root, as its users would start it."""
+    packages: tuple[str, ...] = ()
+    """Python packages that it needs beside what the tests need."""
+
+
+def contenders() -> list[Contender]:
+    """All of them; the first is what the others are compared with."""
+    return [
+        Contender(
+            name="nginx",
+            title="nginx",
+            command=("nginx", "-p", ".", "-e", "error.log", "-c", "nginx.conf"),
+            log="access.log",
+            files={"nginx.conf": _nginx(_PROXY)},
+        ),
+        Contender(
+            name="asgi",
+            title="Keyhole, ASGI door (keyhole serve)",
+            command=("keyhole", "serve", "--listen", "127.0.0.1:{port}"),
+            log="output",
+            files={"keyhole.toml": _KEYHOLE},
+        ),
+        Contender(
+            name="flask",
+            title="Keyhole, Flask door (gunicorn)",
+            command=(*_GUNICORN, *_GUNICORN_OPTIONS, "app:app"),
+            log="output",
+            files={"keyhole.toml": _KEYHOLE},
+            at_root=True,
+        ),
+        Contender(
+            name="original",
+            title="the original script (gunicorn)",
+            command=(*_GUNICORN, *_GUNICORN_OPTIONS, "bench.original:app"),
+            log="output",
+            environ={"API_URL": f"http://127.0.0.1:{{upstream}}/models/{MODEL}"},
+            at_root=True,
+            packages=("requests",),
+        ),
+    ]
+
+
+def missing(chosen: list[Contender]) -> list[str]:
+    """A line for everything that a run needs and this machine does not have."""
+    lines = []
+    if not sys.platform.startswith("linux"):
+        lines.append("This reads /proc and pins processes to cores: it needs Linux.")
+    elif len(os.sched_getaffinity(0)) < 2:
+        lines.append("Two cores are needed: one for the contender, one for load and upstream.")
+    programs = [name for name in ("nginx", "wrk") if find_program(name) is None]
+    if programs:
+        lines.append(
+            f"{' and '.join(programs)} not found. On Debian: apt-get install {' '.join(programs)}"
+        )
+    packages = {"gunicorn": "make test", "keyhole": "make test"}
+    packages |= {name: f"pip install {name}" for contender in chosen for name in contender.packages}
+    lines += [
+        f"The Python package {name} is not installed: {how}"
+        for name, how in packages.items()
+        if importlib.util.find_spec(name) is None
+    ]
+    return lines
+
+
+def find_program(name: str) -> str | None:
+    """Where a program is; beside this Python first, and where Debian keeps servers last."""
+    if name == "python":
+        return sys.executable
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"]
+    return shutil.which(name, path=os.pathsep.join(folders))
+
+
+def version_of(name: str) -> str:
+    """The version of nginx, wrk or a Python package."""
+    flags = {"nginx": "-v", "wrk": "-v"}
+    if name not in flags:
+        return importlib.metadata.version(name)
+    program = find_program(name) or name
+    said = subprocess.run([program, flags[name]], capture_output=True, text=True, check=False)
+    number = re.search(r"\d+\.\d+\.\d+", said.stdout + said.stderr)
+    return number[0] if number else "unknown"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running contender that has answered."""
+
+    contender: Contender
+    port: int
+    program: Running
+    log: Path
+    start_s: float
+    """From its start to its first answer."""
+
+    @property
+    def url(self) -> str:
+        """What to ask."""
+        return f"http://127.0.0.1:{self.port}/generate"
+
+    def take_log(self) -> int:
+        """How many lines its log holds; then empties it."""
+        with self.log.open("rb+") as file:
+            lines = sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
+            file.truncate(0)
+        return lines
+
+
+@contextlib.contextmanager
+def serving(
+    contender: Contender, folder: Path, *, upstream: int, cores: set[int]
+) -> Iterator[Server]:
+    """Start a contender in a new folder and wait until it has passed an answer on."""
+    port = free_port()
+    _fill(folder, contender.files, port=port, upstream=upstream)
+    values = {"port": str(port), "upstream": str(upstream)}
+    environ = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LANG": "C.UTF-8",
+        "HOME": str(folder),
+        "KEYHOLE_CONFIG": str(folder / "keyhole.toml"),
+        "KEYHOLE_DATA": str(folder / "state"),
+        "BENCH_TOKEN": TOKEN,
+        "API_TOKEN": TOKEN,
+    }
+    if "PYTHONPATH" in os.environ:
+        environ["PYTHONPATH"] = os.environ["PYTHONPATH"]
+    environ |= {name: value.format(**values) for name, value in contender.environ.items()}
+    command = [word.format(**values) for word in contender.command]
+    command[0] = find_program(command[0]) or command[0]
+    began_s = time.perf_counter()
+    with running(
+        command,
+        environ=environ,
+        folder=ROOT if contender.at_root else folder,
+        output=folder / "output",
+        cores=cores,
+    ) as program:
+        answer = await_answer(program, port)
+        start_s = time.perf_counter() - began_s
+        if answer != ANSWER:
+            raise BenchError(f"{contender.name} did not hand the upstream's answer on: {answer}")
+        yield Server(contender, port, program, folder / contender.log, start_s)
+
+
+@contextlib.contextmanager
+def upstream(folder: Path, *, cores: set[int]) -> Iterator[int]:
+    """Run nginx as an upstream that answers at once; its port."""
+    port = free_port()
+    _fill(folder, {"nginx.conf": _nginx(_UPSTREAM)}, port=port, upstream=port)
+    with running(
+        [find_program("nginx") or "nginx", "-p", ".", "-e", "error.log", "-c", "nginx.conf"],
+        environ={"PATH": os.environ.get("PATH", os.defpath)},
+        folder=folder,
+        output=folder / "output",
+        cores=cores,
+    ) as program:
+        await_answer(program, port, path=f"/models/{MODEL}")
+        yield port
+
+
+def upstream_requests(port: int) -> int:
+    """How many requests the upstream has answered so far, this one included."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_WITHIN_S)
+    with contextlib.closing(connection):
+        connection.request("GET", "/status")
+        return parse_status(connection.getresponse().read().decode())
+
+
+def parse_status(text: str) -> int:
+    """Read the number of requests from nginx's stub_status page."""
+    counters = re.search(r"^\s*\d+ \d+ (\d+)\s*$", text, re.MULTILINE)
+    if counters is None:
+        raise BenchError(f"not a stub_status page: {text!r}")
+    return int(counters[1])
+
+
+def await_answer(program: Running, port: int, *, path: str = "/generate") -> object:
+    """Ask a server that is just starting until it answers; its answer's JSON."""
+    deadline_s = time.monotonic() + START_WITHIN_S
+    while time.monotonic() < deadline_s:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_WITHIN_S)
+        try:
+            connection.request("POST", path, BODY, {"content-type": "application/json"})
+            response = connection.getresponse()
+            body = response.read()
+        except (ConnectionError, http.client.RemoteDisconnected):
+            program.check()
+            time.sleep(0.002)
+            continue
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise BenchError(f"{path} was answered with {response.status}: {body[:500]!r}")
+        return json.loads(body)
+    raise BenchError(f"no answer at port {port} within {START_WITHIN_S:g} s")
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on just now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _nginx(http_part: str) -> str:
+    # Its worker gives root up for a user who could not enter the temporary folder.
+    user = "user root;" if os.getuid() == 0 else ""
+    return _NGINX.replace("{user}", user).replace("{http}", http_part)
+
+
+def _fill(folder: Path, files: Mapping[str, str], **ports: int) -> None:
+    """Write a contender's files into a new folder."""
+    folder.mkdir()
+    (folder / "tmp").mkdir()
+    answer = json.dumps(ANSWER)
+    for name, text in files.items():
+        filled = text.format(**ports, model=MODEL, token=TOKEN, answer=answer)
+        (folder / name).write_text(filled)

@@ -1,0 +1,300 @@
+"""What a request through Keyhole costs, beside nginx and the original script, in one run.
+
+    python bench/proxy.py [--quick] [--only NAME,...] [--rounds N] [--seconds S]
+
+nginx answers at once as the upstream; each contender stands in front of it, on one core, with
+load and upstream on the others. Rounds of all contenders take turns, so that a noisy machine is
+noisy for each of them. A whole run writes bench/results/DATE-MACHINE.md; a quick or partial one
+only prints. A round with a failed request, a request that did not reach the upstream or was not
+logged, or a process that died, ends the run: there is no figure that does not hold.
+
+Not measured: TLS, streaming, long texts, many cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import machine
+import wrk
+from contenders import (
+    BODY,
+    MODEL,
+    ROOT,
+    THREADS,
+    Contender,
+    Server,
+    contenders,
+    missing,
+    serving,
+    upstream,
+    upstream_requests,
+    version_of,
+)
+from process_tree import BenchError, core_busy_s, pinned, weigh
+from proxy_report import HEADINGS, Result, Round, aligned, page, table
+
+CONNECTIONS = 32
+WARM_UP_S = 1
+PAUSE_MS = 8.0
+"""At half load: about how long a connection pauses. Long beside wrk's steps of a millisecond."""
+HALF_CONNECTIONS = (8, 512)
+VERSIONS_OF = (
+    "nginx", "wrk", "keyhole", "uvicorn", "uvloop", "httptools", "aiohttp", "flask", "gunicorn",
+    "requests",
+)  # fmt: skip
+LIMITS = {"rounds": (1, 20), "seconds": (1, 30)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    rounds: int
+    seconds: int
+    half_rounds: int
+    starts: int
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where things run."""
+
+    plan: Plan
+    folder: Path
+    core: int
+    """The contender's."""
+    load_cores: set[int]
+    upstream: int
+    """Its port."""
+
+
+class Progress:
+    """One line that tells how far the run is: rewritten on a terminal, added elsewhere."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._done = 0
+        self._is_terminal = sys.stderr.isatty()
+
+    def tell(self, text: str) -> None:
+        """Say what was just done."""
+        self._done += 1
+        line = f"[{self._done:>{len(str(self._steps))}}/{self._steps}] {text}"
+        print(f"\r\x1b[K{line}" if self._is_terminal else line, file=sys.stderr, flush=True,
+              end="" if self._is_terminal else "\n")  # fmt: skip
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._is_terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    arguments = _arguments()
+    known = {contender.name: contender for contender in contenders()}
+    names = list(known) if arguments.only is None else arguments.only.split(",")
+    if unknown := [name for name in names if name not in known]:
+        print(f"No contender {', '.join(unknown)}; there are {', '.join(known)}.", file=sys.stderr)
+        return 2
+    chosen = [contender for name, contender in known.items() if name in names]
+    if lines := missing(chosen):
+        print("\n".join(lines), file=sys.stderr)
+        return 2
+    plan = Plan(rounds=arguments.rounds, seconds=arguments.seconds, half_rounds=3, starts=3)
+    if arguments.quick:
+        plan = Plan(rounds=1, seconds=2, half_rounds=1, starts=1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        results, setting = _run(plan, chosen)
+    except BenchError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    print(aligned(HEADINGS, table(results)))
+    if arguments.quick or len(chosen) < len(known):
+        print("Not written to bench/results: not a whole run.")
+    else:
+        print(f"Written: {_write(results, setting).relative_to(ROOT)}")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure the proxy beside nginx.")
+    parser.add_argument("--quick", action="store_true", help="half a minute, nothing written")
+    parser.add_argument("--only", metavar="NAME,...", help="some contenders, nothing written")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5, help="of each round")
+    arguments = parser.parse_args()
+    for name, (least, most) in LIMITS.items():
+        if not least <= getattr(arguments, name) <= most:
+            parser.error(f"--{name} must be {least} to {most}")
+    return arguments
+
+
+def _run(plan: Plan, chosen: Sequence[Contender]) -> tuple[dict[str, Result], str]:
+    """Measure all of them; the results by name, and what they rest on."""
+    *load_cores, core = sorted(os.sched_getaffinity(0))
+    load_before = os.getloadavg()[0]
+    progress = Progress(len(chosen) * (plan.starts + plan.rounds + plan.half_rounds))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keyhole-bench-")))
+        stack.callback(progress.end)
+        stack.enter_context(pinned(set(load_cores)))
+        port = stack.enter_context(upstream(folder / "upstream", cores=set(load_cores)))
+        bench = Bench(plan, folder, core, set(load_cores), port)
+        # The first start of each fills the disk's cache, so it is not the one that is timed.
+        servers = [
+            stack.enter_context(_served(bench, contender, contender.name)) for contender in chosen
+        ]
+        results = {server.contender.name: _result(server) for server in servers}
+        for attempt in range(plan.starts):
+            for contender in chosen:
+                with _served(bench, contender, f"{contender.name}-start-{attempt}") as started:
+                    results[contender.name].start_s.append(started.start_s)
+                progress.tell(f"{contender.name}: answers after {started.start_s:.2f} s")
+        _measure(bench, servers, results, progress)
+        for server in servers:
+            weight = weigh(server.program.pid)
+            results[server.contender.name].rss_bytes = weight.rss_bytes
+            results[server.contender.name].worker_rss_bytes = weight.worker_rss_bytes
+    return results, _setting(plan, core, load_cores, (load_before, os.getloadavg()[0]))
+
+
+def _served(bench: Bench, contender: Contender, name: str) -> AbstractContextManager[Server]:
+    return serving(contender, bench.folder / name, upstream=bench.upstream, cores={bench.core})
+
+
+def _result(server: Server) -> Result:
+    command = [word.replace("{port}", "PORT") for word in server.contender.command]
+    return Result(title=server.contender.title, command=shlex.join(command))
+
+
+def _measure(
+    bench: Bench, servers: Sequence[Server], results: dict[str, Result], progress: Progress
+) -> None:
+    """The rounds: all at full load, then all at half of what each of them could do."""
+    for turn in range(bench.plan.rounds):
+        for server in servers:
+            done = full_round(bench, server)
+            results[server.contender.name].rounds.append(done)
+            progress.tell(_told(server, done, f"round {turn + 1}"))
+    for turn in range(bench.plan.half_rounds):
+        for server in servers:
+            result = results[server.contender.name]
+            rates = sorted(each.requests_per_s for each in result.rounds)
+            done = half_round(bench, server, rates[len(rates) // 2] / 2)
+            result.half_rounds.append(done)
+            progress.tell(_told(server, done, f"half load {turn + 1}"))
+
+
+def _told(server: Server, done: Round, turn: str) -> str:
+    return (
+        f"{server.contender.name}, {turn}: {done.requests_per_s:,.0f} requests/s, "
+        f"p99 {done.p99_ms:.2f} ms, {done.cpu_us:.1f} us CPU per request"
+    )
+
+
+def full_round(bench: Bench, server: Server) -> Round:
+    load = wrk.Load(server.url, BODY, CONNECTIONS, WARM_UP_S)
+    wrk.run(load, cores=bench.load_cores, folder=bench.folder)
+    load = wrk.Load(server.url, BODY, CONNECTIONS, bench.plan.seconds)
+    return _round(bench, server, load)
+
+
+def half_round(bench: Bench, server: Server, rate: float) -> Round:
+    """A round at about `rate`: the warm-up tells how much the answers add to the pauses."""
+    fewest, most = HALF_CONNECTIONS
+    connections, pause_ms = wrk.spread_over(rate, pause_ms=PAUSE_MS, fewest=fewest, most=most)
+    load = wrk.Load(server.url, BODY, connections, WARM_UP_S, pause_ms)
+    warm = wrk.run(load, cores=bench.load_cores, folder=bench.folder)
+    waited_ms = connections / warm.requests_per_s * 1e3 - pause_ms
+    pause_ms = max(pause_ms - waited_ms, 0.5)
+    load = wrk.Load(server.url, BODY, connections, bench.plan.seconds, pause_ms)
+    return _round(bench, server, load)
+
+
+def _round(bench: Bench, server: Server, load: wrk.Load) -> Round:
+    """Run a load; raises BenchError unless every request went all the way."""
+    server.take_log()
+    served = upstream_requests(bench.upstream)
+    before, busy_s = weigh(server.program.pid), core_busy_s(bench.core)
+    measured = wrk.run(load, cores=bench.load_cores, folder=bench.folder)
+    time.sleep(0.1)  # what was under way when wrk ended is answered, and counted, as well
+    after, busy_s = weigh(server.program.pid), core_busy_s(bench.core) - busy_s
+    served = upstream_requests(bench.upstream) - served - 1
+    logged = server.take_log()
+    name = server.contender.name
+    if after.processes != before.processes:
+        raise BenchError(f"a process of {name} ended or was started during a round")
+    if served < measured.requests:
+        raise BenchError(f"{name}: {measured.requests} answers, but the upstream gave {served}")
+    if logged < measured.requests:
+        raise BenchError(f"{name}: {measured.requests} answers, but {logged} lines in its log")
+    cpu_s = after.cpu_s - before.cpu_s
+    return Round(
+        requests_per_s=measured.requests_per_s,
+        p50_ms=measured.p50_ms,
+        p99_ms=measured.p99_ms,
+        cpu_us=cpu_s / served * 1e6,
+        core_share=cpu_s / measured.duration_s,
+        others_share=max(busy_s - cpu_s, 0) / measured.duration_s,
+    )
+
+
+def _setting(
+    plan: Plan, core: int, load_cores: Sequence[int], load_averages: tuple[float, float]
+) -> str:
+    """What the figures rest on, for the page."""
+    versions = ", ".join(f"{name} {version_of(name)}" for name in VERSIONS_OF)
+    return f"""\
+- {machine.sentence()}
+- {versions}
+- Run with `python bench/proxy.py --rounds {plan.rounds} --seconds {plan.seconds}`. Load average of
+  the machine before {load_averages[0]:.1f}, after {load_averages[1]:.1f}.
+- The contender has core {core}; wrk (one thread) and the upstream share core
+  {", ".join(map(str, load_cores))}. Everything is on loopback.
+- Upstream: nginx, one worker, answers `POST /models/{MODEL}` at once. The request is
+  `POST /generate` with `{BODY}`.
+- Every contender attaches a token, asks the upstream over HTTP and writes a line per request to a
+  file; the two under gunicorn have one process of {THREADS} threads. In every round it is checked
+  that no request failed and that every one reached the upstream and was logged.
+- requests/s, p50, p99: wrk, {CONNECTIONS} connections, {plan.rounds} rounds of {plan.seconds} s
+  after {WARM_UP_S} s to warm up.
+- CPU: user and system time of all the contender's processes in a round, from /proc, divided by
+  the requests that the upstream answered.
+- Half load: {plan.half_rounds} rounds at half the contender's own median rate. wrk's connections
+  pause at random between requests; the pauses end at whole milliseconds, so requests come in
+  bunches, and their waiting for each other is part of the figure.
+- RSS: all processes together (shared pages counted in each), and the one that did the most work,
+  after all rounds.
+- Start: from the command to its first answer from the upstream, median of {plan.starts}, the disk's
+  cache warm."""
+
+
+def _write(results: dict[str, Result], setting: str) -> Path:
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    named = f"{date}-{machine.slug()}.md"
+    path = ROOT / "bench" / "results" / named
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        page(
+            title=f"The proxy, {date}, {machine.processor()}, {machine.cores()} cores",
+            setting=setting,
+            results=results,
+        )
+    )
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
