@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from keyhole.dialects.generate import GenerateDialect
 from keyhole.errors import ClientError, Code, UpstreamError
 from keyhole.exchange import Admission, Gateway, Parts
 from keyhole.policy.paths import Paths
+from keyhole.secret import Secret
 from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call
 from keyhole.wire.http import Head, Reply, Timeouts, UpstreamRequest, UpstreamResponse
@@ -46,12 +47,16 @@ class FakeObserver:
         self.began_ids: list[str] = []
         self.records: list[AccessRecord] = []
         self.crashes: list[Exception] = []
+        self.texts: list[dict[str, object]] = []
 
     def began(self, record: AccessRecord) -> None:
         self.began_ids.append(record.request_id)
 
     def ended(self, record: AccessRecord) -> None:
         self.records.append(record)
+
+    def told(self, record: AccessRecord, texts: Mapping[str, object]) -> None:
+        self.texts.append(dict(texts))
 
     def crashed(self, record: AccessRecord, error: Exception) -> None:
         self.crashes.append(error)
@@ -66,6 +71,8 @@ class FakeBackend:
     def requests(
         self, call: Call, target: Target, *, max_output_tokens: int | None
     ) -> tuple[UpstreamRequest, ...]:
+        if call.parameters.top_k is not None and target.upstream.name == "two":
+            raise ClientError(Code.UNSUPPORTED_PARAMETER, "No top_k here.")
         if call.parameters.top_p is not None:
             raise ClientError(Code.UNSUPPORTED_PARAMETER, "No top_p here.")
         return tuple(
@@ -139,14 +146,18 @@ async def fine(_: UpstreamRequest) -> UpstreamResponse:
     return response()
 
 
-def world(send_one: Sent = fine, *, patience_s: float | None = None) -> World:
-    one = Upstream(name="one", kind="fake", url="http://one", connect_timeout_s=2)
-    two = Upstream(name="two", kind="fake", url="http://two", total_timeout_s=50)
+def world(
+    send_one: Sent = fine, *, patience_s: float | None = None, tells_texts: bool = False
+) -> World:
+    secret = Secret("hf_of_the_operator")
+    one = Upstream(name="one", kind="fake", url="http://one", connect_timeout_s=2, secret=secret)
+    two = Upstream(name="two", kind="fake", url="http://two", total_timeout_s=50, secret=secret)
     targets = (Target(one, "a"), Target(two, AS_ASKED))
     default = Route(name="default", targets=targets, first_byte_timeout_s=patience_s)
     either = Route(name="either", targets=targets)
     nothing = Route(name="nothing", targets=())
-    routes = {route.name: route for route in (default, either, nothing)}
+    picky = Route(name="picky", targets=(targets[1], targets[0], targets[1]))
+    routes = {route.name: route for route in (default, either, nothing, picky)}
     clock, observer, transport = FakeClock(), FakeObserver(), FakeTransport(send_one)
     generate = GenerateDialect()
     pages = {"/page": lambda _: SHARED, "/broken": _break}
@@ -159,6 +170,7 @@ def world(send_one: Sent = fine, *, patience_s: float | None = None) -> World:
         clock=clock,
         observer=observer,
         max_body_bytes=MAX_BODY_BYTES,
+        tells_texts=tells_texts,
     )
     return World(Gateway(parts), clock, observer, transport)
 
@@ -321,6 +333,32 @@ class TestRun:
         here = world()
         body = b'{"input": "x", "parameters": {"top_p": 0.5}}'
         assert error_of(await here.ask(body)) == (400, "unsupported_parameter")
+
+    async def test_a_target_that_cannot_be_asked_hides_no_failure(self) -> None:
+        """It is passed over; what an upstream said counts for more."""
+
+        async def fail(_: UpstreamRequest) -> UpstreamResponse:
+            return response(500)
+
+        here = world(fail)
+        body = b'{"input": "x", "model": "picky", "parameters": {"top_k": 5}}'
+        assert error_of(await here.ask(body)) == (502, "upstream_error")
+        assert (here.record.attempts, here.record.upstream) == (1, "one")
+
+    async def test_an_answer_that_repeats_the_upstreams_secret_is_withheld(self) -> None:
+        async def echo(_: UpstreamRequest) -> UpstreamResponse:
+            return response(body=b"you sent: Bearer hf_of_the_operator")
+
+        reply = await world(echo).ask()
+        assert reply.status == 502
+        assert b"hf_of_the_operator" not in reply.body
+
+    async def test_texts_are_told_only_where_that_is_wanted(self) -> None:
+        silent, talkative = world(), world(tells_texts=True)
+        for here in (silent, talkative):
+            await here.ask()
+        assert silent.observer.texts == []
+        assert talkative.observer.texts == [{"asked": "Once"}, {"answered": ((" upon",),)}]
 
     async def test_a_route_without_targets_is_our_own_error(self) -> None:
         here = world()

@@ -17,7 +17,7 @@ import pytest
 
 from doors.composed import Composed
 from doors.leaks import no_leaks
-from keyhole.errors import SetupError
+from keyhole.errors import GatewayError, SetupError
 from keyhole.exchange import Admission, Gateway
 from keyhole.server.loop import ThreadedGateway
 from keyhole.wire.http import Head, Reply
@@ -83,9 +83,22 @@ def test_closing_ends_what_runs_before_it_closes_the_gateway(
         waiting = pool.submit(ask, gateway, "wait")
         assert composed.transport.is_inside.wait(60)
         gateway.close()
-        assert waiting.exception() is not None
+        with pytest.raises(GatewayError, match="shutting down"):
+            waiting.result()
     assert opened.steps == ["open", "closed with 0 inside"]
     assert [record.status for record in composed.memory.records] == [200, 499]
+
+
+def test_who_comes_as_it_closes_is_told_so(gateway: ThreadedGateway) -> None:
+    ask(gateway, "odd")
+    admission = gateway.admit(CALL)
+    assert isinstance(admission, Admission)
+    loop = gateway._loop
+    assert loop is not None
+    loop.stop()
+    for _ in range(2):
+        with pytest.raises(GatewayError, match="shutting down"):
+            gateway.run(admission, b"{}")
 
 
 def test_a_later_request_opens_it_anew(opened: Opened, gateway: ThreadedGateway) -> None:

@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from keyhole.errors import ClientError, SetupError
+import msgspec
+
+from keyhole.errors import ClientError, GatewayError, SetupError
 from keyhole.exchange import Admission, Gateway, body_too_large
 from keyhole.server.app import LINGER_BYTES, UNKNOWN_PEER, Lifespan
 from keyhole.server.loop import ThreadedGateway
@@ -48,7 +50,6 @@ except ModuleNotFoundError as error:
 Environ = dict[str, Any]
 
 _PART_BYTES = 65536
-_COULD_NOT_START = b'{"error": "Keyhole could not start; its log says why."}'
 
 
 def create_app(config: str | os.PathLike[str] | None = None) -> flask.Flask:
@@ -151,19 +152,31 @@ def _lifespan(config: str | os.PathLike[str] | None, *, local_only: bool) -> Lif
 def _serve(gateway: ThreadedGateway, below_prefix: str) -> flask.Response:
     environ: Environ = flask.request.environ
     try:
-        admission = gateway.admit(_head(environ, below_prefix))
+        reply = _exchange(gateway, environ, _head(environ, below_prefix))
     except SetupError as error:
         log = flask.current_app.logger
         log.error("Keyhole could not start: %s", error)  # noqa: TRY400  # one line says it all
-        reply = Reply(status=503, headers=[("content-type", JSON)], body=_COULD_NOT_START)
-        return _response(reply, environ)
+        reply = _unavailable("Keyhole could not start; its log says why.")
+    except GatewayError as error:
+        reply = _unavailable(error.message)
+    return _response(reply, environ)
+
+
+def _exchange(gateway: ThreadedGateway, environ: Environ, head: Head) -> Reply:
+    admission = gateway.admit(head)
     if isinstance(admission, Reply):
-        return _response(admission, environ)
+        return admission
     try:
-        return _response(_answer(gateway, admission, environ), environ)
+        return _answer(gateway, admission, environ)
     finally:
         if not admission.is_over:
             gateway.end(lambda core: core.left(admission))
+
+
+def _unavailable(error: str) -> Reply:
+    """For the time when there is no core to ask."""
+    body = msgspec.json.encode({"error": error})
+    return Reply(status=503, headers=[("content-type", JSON)], body=body)
 
 
 def _answer(gateway: ThreadedGateway, admission: Admission, environ: Environ) -> Reply:

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 import uvloop
 
+from keyhole.errors import Code, GatewayError
 from keyhole.exchange import Admission, Gateway
 from keyhole.wire.http import Head, Reply
 
@@ -44,7 +46,7 @@ class ThreadedGateway:
         os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
 
     def admit(self, head: Head) -> Admission | Reply:
-        """As Gateway.admit; raises what opening the gateway raises."""
+        """As Gateway.admit; raises SetupError, or what else opening the gateway raises."""
         gateway = self._running().gateway
         return self._call(lambda: gateway.admit(head))
 
@@ -94,6 +96,10 @@ class ThreadedGateway:
         atexit.unregister(self.close)
 
 
+def _shutting_down() -> GatewayError:
+    return GatewayError(Code.SHUTTING_DOWN, "Keyhole is shutting down.", status=503)
+
+
 class _Loop:
     """A thread with an event loop, and the gateway that is open on it."""
 
@@ -108,17 +114,29 @@ class _Loop:
         self.gateway = self._opened.result()
 
     def wait(self, step: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the loop and wait for it, in the caller's thread."""
-        future = asyncio.run_coroutine_threadsafe(self._tracked(step), self._loop)
+        """Run a coroutine in the loop and wait for it, in the caller's thread.
+
+        Raises GatewayError (503) if the loop is closed meanwhile.
+        """
+        tracked = self._tracked(step)
+        try:
+            future = asyncio.run_coroutine_threadsafe(tracked, self._loop)
+        except RuntimeError:  # the loop is closed
+            tracked.close()
+            step.close()
+            raise _shutting_down() from None
         try:
             return future.result()
+        except CancelledError:
+            raise _shutting_down() from None
         except BaseException:  # such as KeyboardInterrupt here: nobody waits for it any more
             future.cancel()
             raise
 
     def stop(self) -> None:
         """End the loop and its thread."""
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        with contextlib.suppress(RuntimeError):  # closed already
+            self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(STOP_TIMEOUT_S)
 
     def _live(self) -> None:
