@@ -1,6 +1,6 @@
 """Fetching a model for the engine from the Hugging Face Hub, through huggingface_hub.
 
-Its cache, token, HF_ENDPOINT, HF_HUB_OFFLINE, resuming and progress bar are the library's own.
+Its cache, token, HF_ENDPOINT, HF_HUB_OFFLINE, retries and progress bar are the library's own.
 The snapshot stays in that cache; the models directory holds a link to it. The small files come
 first, so that a model which the engine cannot run is refused before its weights are fetched.
 """
@@ -109,7 +109,7 @@ def _download(repo: str, revision: str | None, files: Sequence[str]) -> Path:
         raise SetupError(
             f"{repo} was not fetched: the connection to {constants.ENDPOINT} failed"
             f" ({type(error).__name__}).",
-            hint="run it again: what has arrived is kept",
+            hint="run it again: the files that are whole are kept",
         ) from None
 
 
