@@ -11,6 +11,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from keyhole import __version__
 from keyhole.cli import cli
