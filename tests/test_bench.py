@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 
 import contenders
+import idle
 import machine
 import process_tree
 import proxy_report
@@ -129,3 +131,13 @@ def test_a_machine_is_named_by_its_processor() -> None:
     assert machine.model_name("processor\t: 0\nmodel name\t: AMD EPYC\n") == "AMD EPYC"
     assert machine.model_name("processor\t: 0\n") is None
     assert machine.as_slug("Intel(R) Core(TM) i7, 8 cores") == "intel-r-core-tm-i7-8-cores"
+
+
+def test_a_connection_is_idle_until_the_other_side_closes_it() -> None:
+    """An answer that nobody has read does not count as the end."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"the end of an answer")
+        assert idle.is_open(ours)
+        theirs.close()
+        assert not idle.is_open(ours)
