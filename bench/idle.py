@@ -88,6 +88,8 @@ def main() -> int:
     except BenchError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     rows = [_cells(result, count) for result in results]
     print(f"{count:,} idle connections")
     print(aligned(HEADINGS, rows))

@@ -120,6 +120,8 @@ def main() -> int:
     except BenchError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     print(aligned(HEADINGS, table(results)))
     if arguments.quick or len(chosen) < len(known):
         print("Not written to bench/results: not a whole run.")
@@ -269,7 +271,8 @@ def _setting(
   file; the two under gunicorn have one process of {THREADS} threads. In every round it is checked
   that no request failed and that every one reached the upstream and was logged.
 - requests/s, p50, p99: wrk, {CONNECTIONS} connections, {plan.rounds} rounds of {plan.seconds} s
-  after {WARM_UP_S} s to warm up.
+  after {WARM_UP_S} s to warm up. Where the contender's core was not busy all the time (the last
+  table), load and upstream were the limit, and it could have done more.
 - CPU: user and system time of all the contender's processes in a round, from /proc, divided by
   the requests that the upstream answered.
 - Half load: {plan.half_rounds} rounds at half the contender's own median rate. wrk's connections
