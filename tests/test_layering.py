@@ -40,7 +40,7 @@ SHARED = {
     "backends.words",
 }
 # Folders whose modules build on each other, in an order that their __init__ states.
-ORDERED = {"wire", "config", "engine", "server"}
+ORDERED = {"wire", "config", "engine", "io", "server"}
 # Promised names that others open: they call up to the composition root when they are called.
 OPENED_BY_OTHERS = {("server.app", "main"), ("server.flask", "main")}
 

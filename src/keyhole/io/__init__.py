@@ -1,5 +1,15 @@
 """The ports made real: the only folder that talks to upstreams, clocks and (later) databases.
 
-transport.py  one request to one upstream
+From the bottom up; each imports only those above it:
+
+failures.py   what went wrong with an upstream, in words
+deadlines.py  the one deadline wheel of a worker
+request.py    a request as bytes; where the secret is attached
+response.py   bytes as responses
+http1.py      one connection to an upstream
+dialing.py    opening connections: TCP, TLS, Unix sockets
+pool.py       the connections to one upstream: reuse, cap, queue
+upstreams.py  the Transport port, over all of these
+transport.py  the Transport port, over aiohttp
 clock.py      time and randomness
 """

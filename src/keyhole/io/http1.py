@@ -1,0 +1,299 @@
+"""One connection to an upstream, HTTP/1.1: a request out, its response in, one at a time.
+
+It does not choose or open connections and sends nothing twice (`pool` does), and it does not
+judge what came (`response` does). Whoever asks must read to the end or `abort`; after an error
+or a cancellation only `abort` is left.
+
+Facts (CPython 3.11 asyncio and uvloop 0.23, November 2026):
+- `eof_received` is end-of-file in good order; without it a connection has broken, whatever
+  `connection_lost` is given. Both may come with a request outstanding or with none.
+- `abort` on either loop calls `connection_lost` in a later turn of the loop, never within.
+- uvloop collects what was written in one turn and writes it at the end of it; asyncio writes at
+  once. On both, one `write` of head and body is one packet where it fits.
+- While reading is paused the end of the connection goes unseen, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, cast
+
+from keyhole.errors import GatewayError, UpstreamError
+from keyhole.io.deadlines import NEVER_S, DeadlineWheel
+from keyhole.io.failures import (
+    BadResponseError,
+    broke_off,
+    fell_silent,
+    no_answer,
+    no_end_in_time,
+    no_head_in_time,
+)
+from keyhole.io.response import Headers, ResponseReader
+from keyhole.wire.http import Timeouts
+
+HIGH_WATER_BYTES = 256 * 1024
+"""As much of a body waits for a slow reader before the upstream is made to wait."""
+
+SEND_AGAIN_WITHIN_S = 2.0
+"""An upstream that closed an idle connection while we wrote is noticed within a round trip."""
+
+# What the one who waits is waiting for.
+_HEAD, _PIECE, _END = range(3)
+
+
+class StaleError(Exception):
+    """The connection had died before the request arrived: it may be sent on another one."""
+
+
+class Owner(Protocol):
+    """Who keeps the connection while nobody uses it."""
+
+    def on_opened(self, connection: Connection) -> None:
+        """Its socket is open, and TLS agreed on where there is any."""
+        ...
+
+    def on_dead(self, connection: Connection) -> None:
+        """It can carry no more requests. Called once, in use or not."""
+        ...
+
+    def on_closed(self, connection: Connection) -> None:
+        """Its socket is closed. Called once for each `on_opened`, after `on_dead`."""
+        ...
+
+
+def may_send_again(*, is_reused: bool, has_begun: bool, waited_s: float) -> bool:
+    """Whether a request on a connection that has died may be sent on another one.
+
+    Only where the upstream closed an idle connection as we took it. One that dies later may
+    have died of the request, or after doing what it asked: that is for policy.
+    """
+    return is_reused and not has_begun and waited_s <= SEND_AGAIN_WITHIN_S
+
+
+class Connection(asyncio.Protocol):
+    """The protocol object of one transport; also an entry of the deadline wheel."""
+
+    __slots__ = (
+        *("due_s", "watched_s", "is_idle", "is_dead"),
+        *("_name", "_idle_s", "_loop", "_wheel", "_owner", "_transport", "_response", "_waiter"),
+        *("_wants", "_error", "_is_reused", "_is_paused", "_asked_s", "_total_by_s", "_timeouts"),
+    )
+
+    def __init__(
+        self,
+        owner: Owner,
+        wheel: DeadlineWheel,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        name: str,
+        max_body_bytes: int,
+        idle_s: float,
+    ) -> None:
+        """`idle_s` is how long an upstream may be silent between two pieces of a body."""
+        self._owner = owner
+        self._wheel = wheel
+        self._loop = loop
+        self._name = name
+        self._idle_s = idle_s
+        self._response = ResponseReader(max_body_bytes)
+        self._transport: asyncio.Transport | None = None
+        self._timeouts: Timeouts | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._wants = _HEAD
+        self._error: UpstreamError | GatewayError | StaleError | None = None
+        self._is_reused = False
+        self._is_paused = False
+        self._asked_s = self._total_by_s = 0.0
+        self.due_s = self.watched_s = NEVER_S
+        self.is_idle = False
+        """Whether it waits in its owner's hands for the next request."""
+        self.is_dead = False
+        """Whether it can carry no more requests."""
+
+    # For whoever asks
+
+    async def ask(
+        self, message: bytes, *, began_s: float, timeouts: Timeouts, is_head_request: bool = False
+    ) -> None:
+        """Send a request, and return when the head of its response is there.
+
+        The timeouts count from `began_s`, a time of the loop's clock. Raises UpstreamError, or
+        StaleError where the request did not arrive and may be sent again.
+        """
+        if self.is_dead or self._transport is None:
+            raise StaleError if self._is_reused else no_answer().blame(self._name)
+        self.is_idle = False
+        self._response.begin(is_head_request=is_head_request)
+        self._timeouts = timeouts
+        self._asked_s = self._loop.time()
+        self._total_by_s = began_s + timeouts.total_s
+        self._set_due(min(began_s + timeouts.first_byte_s, self._total_by_s))
+        self._transport.write(message)
+        await self._wait_for(_HEAD)
+
+    @property
+    def status(self) -> int:
+        """The response's status."""
+        return self._response.status
+
+    @property
+    def headers(self) -> Headers:
+        """The response's headers."""
+        return self._response.headers
+
+    @property
+    def may_reuse(self) -> bool:
+        """Whether the response is complete and another request may follow it."""
+        return self._response.may_reuse and not self.is_dead
+
+    async def read_all(self) -> bytes:
+        """The rest of the body; raises UpstreamError."""
+        response = self._response
+        if not response.is_complete:
+            await self._wait_for(_END)
+        return response.take()
+
+    async def read(self) -> bytes:
+        """The next piece of the body, of any length; empty at its end; raises UpstreamError."""
+        response = self._response
+        if not response.buffered_bytes and not response.is_complete:
+            await self._wait_for(_PIECE)
+        piece = response.take()
+        if self._is_paused:
+            self._resume()
+        return piece
+
+    def rest(self, until_s: float) -> None:
+        """Wait for the next request until that time of the loop's clock."""
+        self.is_idle = True
+        self._is_reused = True
+        self._set_due(until_s)
+
+    def abort(self, error: UpstreamError | GatewayError | None = None) -> None:
+        """Close at once, whatever is under way; whoever still waits gets the error."""
+        if error is not None:
+            self._fail(error)
+        if not self.is_dead:
+            self._die()
+        if self._transport is not None:
+            self._transport.abort()
+
+    # For the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are so by shape alone
+        self._owner.on_opened(self)
+        if self.is_dead:  # given up while it was being made
+            self._transport.abort()
+
+    def data_received(self, chunk: bytes) -> None:
+        """Read on, and wake whoever waits for that much."""
+        response = self._response
+        if response.is_complete:  # bytes that nobody has asked for
+            self.abort()
+            return
+        try:
+            is_complete = response.feed(chunk)
+        except BadResponseError as bad:
+            self.abort(bad.blame(self._name))
+            return
+        if is_complete:
+            self.due_s = NEVER_S
+            self._wake()
+        elif response.has_head:
+            self._set_due(min(self._loop.time() + self._idle_s, self._total_by_s))
+            if self._wants == _HEAD or (self._wants == _PIECE and response.buffered_bytes):
+                self._wake()
+            if self._wants != _END and response.buffered_bytes > HIGH_WATER_BYTES:
+                self._pause()
+
+    def eof_received(self) -> None:
+        """The upstream has ended its side; the transport closes by itself."""
+        try:
+            self._response.end()
+        except BadResponseError as bad:
+            self._fail(self._early_end(bad))
+        else:
+            self._wake()
+        if not self.is_dead:
+            self._die()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # none is told
+        """The socket is closed, by whomever."""
+        if not self._response.is_complete and self._error is None:
+            bad = broke_off() if self._response.has_begun else no_answer()
+            self._fail(self._early_end(bad))
+        if not self.is_dead:
+            self._die()
+        self._transport = None
+        self._owner.on_closed(self)
+
+    # For the deadline wheel
+
+    def expire(self, now_s: float) -> None:
+        """A deadline has passed: say which, and close."""
+        timeouts = self._timeouts
+        if self.is_idle or timeouts is None:
+            self.abort()
+        elif now_s >= self._total_by_s:
+            self.abort(no_end_in_time(self._name, timeouts.total_s))
+        elif not self._response.has_head:
+            self.abort(no_head_in_time(self._name, timeouts.first_byte_s))
+        else:
+            self.abort(fell_silent(self._name, self._idle_s))
+
+    # Inside
+
+    async def _wait_for(self, wanted: int) -> None:
+        if self._error is None:
+            self._wants = wanted
+            if self._is_paused:
+                self._resume()
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        if self._error is not None:
+            raise self._error
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _fail(self, error: UpstreamError | GatewayError | StaleError) -> None:
+        if self._error is None:
+            self._error = error
+        self._wake()
+
+    def _early_end(self, bad: BadResponseError) -> UpstreamError | StaleError:
+        if may_send_again(
+            is_reused=self._is_reused,
+            has_begun=self._response.has_begun,
+            waited_s=self._loop.time() - self._asked_s,
+        ):
+            return StaleError()
+        return bad.blame(self._name)
+
+    def _die(self) -> None:
+        self.is_dead = True
+        self.due_s = NEVER_S
+        self._wheel.forget(self)
+        self._owner.on_dead(self)
+
+    def _set_due(self, due_s: float) -> None:
+        self.due_s = due_s
+        if due_s < self.watched_s:
+            self._wheel.watch(self)
+
+    def _pause(self) -> None:
+        """Let the upstream wait for our reader: only the total deadline is the upstream's now."""
+        if not self._is_paused and self._transport is not None:
+            self._is_paused = True
+            self._transport.pause_reading()
+            self._set_due(self._total_by_s)
+
+    def _resume(self) -> None:
+        self._is_paused = False
+        if self._transport is not None and not self.is_dead:
+            self._transport.resume_reading()
+            self._set_due(min(self._loop.time() + self._idle_s, self._total_by_s))

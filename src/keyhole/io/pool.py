@@ -1,0 +1,249 @@
+"""The connections to each upstream: which one carries a request, and what becomes of it then.
+
+It reads no HTTP (`http1` does) and opens no sockets itself (`dialing` does). It sends a request
+again in one case only, when a connection that had been used before died under it before a byte
+came back (`http1.may_send_again`); every other failure is an UpstreamError for policy.
+
+What to do is decided by `choose` and `judge`, which know numbers and do nothing; what is decided
+is done in Pool. A slot is one connection, open or being opened, out of `max_connections`. A
+request holds its slot from `take` or `obtain` to `release` or `discard`; a resting connection
+holds its own. Requests wait for a slot in the order in which they came, and none overtakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from enum import Enum, auto
+
+from keyhole.catalog import Upstream
+from keyhole.errors import UpstreamError
+from keyhole.io.deadlines import NEVER_S, DeadlineWheel
+from keyhole.io.dialing import Dialer, find_address
+from keyhole.io.failures import no_free_connection, shutting_down
+from keyhole.io.http1 import Connection
+from keyhole.io.request import RequestWriter
+from keyhole.wire.http import Timeouts
+
+MAX_CONNECTIONS = 100
+"""To one upstream, by one worker."""
+
+REST_S = 55.0
+"""A resting connection is closed before the 60 s after which load balancers drop it silently."""
+
+IDLE_TIMEOUT_S = 120.0
+"""How long an upstream may be silent in the middle of a body."""
+
+
+class Step(Enum):
+    """How a request gets its connection."""
+
+    REUSE = auto()
+    CONNECT = auto()
+    QUEUE = auto()
+
+
+class Fate(Enum):
+    """What becomes of a connection after its request."""
+
+    CLOSE = auto()
+    HAND_ON = auto()
+    REST = auto()
+
+
+def choose(*, resting: int, opened: int, max_connections: int) -> Step:
+    """How the next request gets a connection. `opened` counts the slots in use, resting or not."""
+    if resting:
+        return Step.REUSE
+    return Step.CONNECT if opened < max_connections else Step.QUEUE
+
+
+def judge(*, may_reuse: bool, is_closed: bool, queued: int) -> Fate:
+    """What becomes of a connection whose request is over; `is_closed` is the pool's state."""
+    if not may_reuse or is_closed:
+        return Fate.CLOSE
+    return Fate.HAND_ON if queued else Fate.REST
+
+
+class _Waiter:
+    """A request in the queue; also an entry of the deadline wheel."""
+
+    def __init__(
+        self, granted: asyncio.Future[Connection | None], due_s: float, late: UpstreamError
+    ) -> None:
+        self.granted = granted
+        """A connection, or None for a slot to open one in."""
+        self.due_s = due_s
+        self.watched_s = NEVER_S
+        self._late = late
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it waits no more: cancelled or late, and not yet out of the queue."""
+        return self.granted.done()
+
+    def expire(self, now_s: float) -> None:  # noqa: ARG002  # it is late, whatever the time
+        self.due_s = NEVER_S
+        if not self.is_gone:
+            self.granted.set_exception(self._late)
+
+
+class Pool:
+    """The connections to one upstream; `repr` tells how many there are of which kind."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        wheel: DeadlineWheel,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        tls: ssl.SSLContext | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        idle_s: float = IDLE_TIMEOUT_S,
+    ) -> None:
+        self.upstream = upstream
+        self.writer = RequestWriter(upstream)
+        self._wheel = wheel
+        self._loop = loop
+        self._dialer = Dialer(upstream.name, find_address(upstream.url), tls, wheel, loop)
+        self._max_connections = max_connections
+        self._idle_s = idle_s
+        self._resting: list[Connection] = []
+        self._queue: deque[_Waiter] = deque()
+        self._opened = 0
+        self._connections: set[Connection] = set()
+        """Those with an open socket."""
+        self._all_closed: asyncio.Future[None] | None = None
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        resting, queued = len(self._resting), len(self._queue)
+        return f"{self._opened - resting} active, {resting} idle, {queued} queued"
+
+    def take(self) -> Connection | None:
+        """A resting connection, the one used last, and its slot; None: `obtain` one."""
+        return self._resting.pop() if self._resting else None
+
+    async def obtain(self, *, began_s: float, timeouts: Timeouts) -> Connection:
+        """A connection and its slot, as soon as there is one; raises UpstreamError."""
+        if self._is_closed:
+            raise shutting_down()
+        step = choose(
+            resting=len(self._resting),
+            opened=self._opened,
+            max_connections=self._max_connections,
+        )
+        if step is Step.REUSE:
+            return self._resting.pop()
+        if step is Step.CONNECT:
+            self._opened += 1
+        elif (connection := await self._wait(began_s, timeouts)) is not None:
+            return connection
+        try:
+            return await self.connect(began_s=began_s, timeouts=timeouts)
+        except BaseException:
+            self._free_slot()
+            raise
+
+    async def connect(self, *, began_s: float, timeouts: Timeouts) -> Connection:
+        """A new connection, in the slot that the caller holds; raises UpstreamError."""
+        return await self._dialer.dial(self._make, began_s=began_s, timeouts=timeouts)
+
+    def release(self, connection: Connection) -> None:
+        """Take back a connection whose response has been read to its end."""
+        fate = judge(
+            may_reuse=connection.may_reuse, is_closed=self._is_closed, queued=self._count_queue()
+        )
+        if fate is Fate.REST:
+            connection.rest(self._loop.time() + REST_S)
+            self._resting.append(connection)
+        elif fate is Fate.HAND_ON:
+            connection.rest(NEVER_S)
+            self._queue.popleft().granted.set_result(connection)
+        else:
+            self.discard(connection)
+
+    def discard(self, connection: Connection) -> None:
+        """Close a connection that was given out, whatever state it is in."""
+        connection.abort()
+        self._free_slot()
+
+    async def aclose(self) -> None:
+        """Close every connection, and return when their sockets are closed."""
+        self._is_closed = True
+        while self._count_queue():
+            self._queue.popleft().granted.set_exception(shutting_down())
+        for connection in list(self._connections):
+            connection.abort(shutting_down())
+        if self._connections:
+            self._all_closed = self._loop.create_future()
+            await self._all_closed
+
+    def on_opened(self, connection: Connection) -> None:
+        """As http1.Owner says."""
+        self._connections.add(connection)
+        if self._is_closed:
+            connection.abort(shutting_down())
+
+    def on_dead(self, connection: Connection) -> None:
+        """As http1.Owner says: a resting one gives its slot up, others are in somebody's hands."""
+        if connection in self._resting:
+            self._resting.remove(connection)
+            self._free_slot()
+
+    def on_closed(self, connection: Connection) -> None:
+        """As http1.Owner says."""
+        self._connections.discard(connection)
+        if not self._connections and self._all_closed is not None and not self._all_closed.done():
+            self._all_closed.set_result(None)
+
+    def _make(self) -> Connection:
+        return Connection(
+            self,
+            self._wheel,
+            self._loop,
+            name=self.upstream.name,
+            max_body_bytes=self.upstream.max_response_bytes,
+            idle_s=self._idle_s,
+        )
+
+    async def _wait(self, began_s: float, timeouts: Timeouts) -> Connection | None:
+        """Wait for one's turn: a connection, or None for a slot to open one in."""
+        waits_s = min(timeouts.first_byte_s, timeouts.total_s)
+        late = no_free_connection(self.upstream.name, waits_s, self._max_connections)
+        waiter = _Waiter(self._loop.create_future(), began_s + waits_s, late)
+        self._queue.append(waiter)
+        self._wheel.watch(waiter)
+        try:
+            return await waiter.granted
+        except BaseException:
+            self._leave(waiter)
+            raise
+        finally:
+            self._wheel.forget(waiter)
+
+    def _leave(self, waiter: _Waiter) -> None:
+        """Take a waiter out of the queue; what it got in the turn it was cancelled in goes on."""
+        granted = waiter.granted
+        if waiter in self._queue:
+            self._queue.remove(waiter)
+        elif granted.done() and not granted.cancelled() and granted.exception() is None:
+            connection = granted.result()
+            if connection is None:
+                self._free_slot()
+            else:
+                self.release(connection)
+
+    def _count_queue(self) -> int:
+        """How many wait, without those at the front that are gone."""
+        while self._queue and self._queue[0].is_gone:
+            self._queue.popleft()
+        return len(self._queue)
+
+    def _free_slot(self) -> None:
+        """A slot is free: it is the next waiter's, to open a connection in."""
+        if self._count_queue():
+            self._queue.popleft().granted.set_result(None)
+        else:
+            self._opened -= 1

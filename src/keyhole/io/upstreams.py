@@ -1,0 +1,200 @@
+"""The Transport port over connections of our own: a pool for each upstream, one deadline wheel.
+
+`send` brings a whole answer; `open` its head, and the body piece by piece as fast as it is read.
+Neither follows a redirect, decodes a content-encoding, keeps a cookie or reads proxy settings.
+
+On the way of a request nothing is made that could stand ready: no task, no timer, no context
+manager; one future for each time that it has to wait. What that brings: bench/transport.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from types import TracebackType
+from typing import Self
+
+from keyhole.catalog import Upstream
+from keyhole.io.deadlines import DeadlineWheel
+from keyhole.io.dialing import make_tls
+from keyhole.io.failures import shutting_down
+from keyhole.io.http1 import Connection, StaleError
+from keyhole.io.pool import IDLE_TIMEOUT_S, MAX_CONNECTIONS, Pool
+from keyhole.io.response import Headers
+from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
+
+
+class OpenResponse:
+    """A response whose head is there: `async for` gives its body piece by piece.
+
+    Leave it with `async with`, or call `close`: a body that is not read to its end closes the
+    connection. A reader that is slow makes the upstream wait.
+    """
+
+    __slots__ = ("_connection", "_pool", "headers", "status")
+
+    def __init__(self, pool: Pool, connection: Connection) -> None:
+        self._pool = pool
+        self._connection: Connection | None = connection
+        self.status: int = connection.status
+        self.headers: Headers = connection.headers
+
+    async def read(self) -> bytes:
+        """The rest of the body at once; raises UpstreamError."""
+        if self._connection is None:
+            return b""
+        try:
+            body = await self._connection.read_all()
+        except BaseException:
+            self.close()
+            raise
+        self._finish(self._connection)
+        return body
+
+    def close(self) -> None:
+        """Give up what is still to come; nothing where everything has."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.discard(connection)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next piece, never empty; raises UpstreamError."""
+        if self._connection is None:
+            raise StopAsyncIteration
+        try:
+            piece = await self._connection.read()
+        except BaseException:
+            self.close()
+            raise
+        if not piece:
+            self._finish(self._connection)
+            raise StopAsyncIteration
+        return piece
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _finish(self, connection: Connection) -> None:
+        self._connection = None
+        self._pool.release(connection)
+
+
+class PooledTransport:
+    """ports.Transport; made on the event loop that it will run on."""
+
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+    ) -> None:
+        """`tls` takes the place of the system's trust store.
+
+        `max_connections` is for each upstream; `idle_timeout_s` is how long an upstream may be
+        silent in the middle of a body.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._wheel = DeadlineWheel(self._loop)
+        self._tls = tls
+        self._max_connections = max_connections
+        self._idle_timeout_s = idle_timeout_s
+        self._pools: list[Pool] = []
+        self._latest: dict[str, Pool] = {}
+        """The pool that was last used for an upstream of that name."""
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        pools = "; ".join(f"{pool.upstream.name}: {pool!r}" for pool in self._pools)
+        return f"<PooledTransport {pools}>" if pools else "<PooledTransport>"
+
+    async def send(
+        self, request: UpstreamRequest, *, request_id: str, timeouts: Timeouts
+    ) -> UpstreamResponse:
+        """As the port says."""
+        pool = self._pool(request.upstream)
+        connection = await self._ask(pool, request, request_id, timeouts)
+        try:
+            body = await connection.read_all()
+        except BaseException:
+            pool.discard(connection)
+            raise
+        response = UpstreamResponse(status=connection.status, headers=connection.headers, body=body)
+        pool.release(connection)
+        return response
+
+    async def open(
+        self, request: UpstreamRequest, *, request_id: str, timeouts: Timeouts
+    ) -> OpenResponse:
+        """Send, and return with the response's head; the total timeout goes on to its end."""
+        pool = self._pool(request.upstream)
+        return OpenResponse(pool, await self._ask(pool, request, request_id, timeouts))
+
+    async def aclose(self) -> None:
+        """As the port says; what is under way fails with SHUTTING_DOWN."""
+        self._is_closed = True
+        for pool in self._pools:
+            await pool.aclose()
+        self._wheel.close()
+
+    async def _ask(
+        self, pool: Pool, request: UpstreamRequest, request_id: str, timeouts: Timeouts
+    ) -> Connection:
+        """A connection on which the response's head has come; the caller gives it back."""
+        message = pool.writer.write(request, request_id)
+        is_head_request = request.method == "HEAD"
+        began_s = self._loop.time()
+        connection = pool.take()
+        if connection is None:
+            connection = await pool.obtain(began_s=began_s, timeouts=timeouts)
+        try:
+            try:
+                await connection.ask(
+                    message, began_s=began_s, timeouts=timeouts, is_head_request=is_head_request
+                )
+            except StaleError:
+                connection = await pool.connect(began_s=began_s, timeouts=timeouts)
+                await connection.ask(
+                    message, began_s=began_s, timeouts=timeouts, is_head_request=is_head_request
+                )
+        except BaseException:
+            pool.discard(connection)
+            raise
+        return connection
+
+    def _pool(self, upstream: Upstream) -> Pool:
+        pool = self._latest.get(upstream.name)
+        if pool is None or pool.upstream is not upstream or self._is_closed:
+            pool = self._latest[upstream.name] = self._find_pool(upstream)
+        return pool
+
+    def _find_pool(self, upstream: Upstream) -> Pool:
+        """The pool of what is configured exactly so: a name alone never decides where to send."""
+        if self._is_closed:
+            raise shutting_down()
+        for pool in self._pools:
+            if pool.upstream == upstream:
+                return pool
+        if self._tls is None and upstream.url.startswith("https:"):
+            self._tls = make_tls()
+        pool = Pool(
+            upstream,
+            self._wheel,
+            self._loop,
+            tls=self._tls,
+            max_connections=self._max_connections,
+            idle_s=self._idle_timeout_s,
+        )
+        self._pools.append(pool)
+        return pool
