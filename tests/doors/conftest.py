@@ -9,9 +9,7 @@ import pytest
 from doors import servers
 from doors.client import ask
 from doors.leaks import no_leaks
-from doors.servers import Door
-
-DOORS = ("asgi-httptools", "asgi-h11", "werkzeug", "blueprint", "gunicorn")
+from doors.servers import DOORS, Door
 
 
 @pytest.fixture(scope="session", params=DOORS)

@@ -27,6 +27,8 @@ from keyhole.server.flask import app_over, blueprint_over
 from keyhole.server.loop import ThreadedGateway
 
 REPOSITORY = Path(__file__).parents[2]
+ASGI_DOORS = ("asgi-httptools", "asgi-h11")
+DOORS = (*ASGI_DOORS, "werkzeug", "blueprint", "gunicorn")
 
 
 @dataclass
@@ -42,7 +44,6 @@ class Door:
     loop: asyncio.AbstractEventLoop | None = None
     output: Path | None = None
     """What another process has printed."""
-    is_asgi: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -96,7 +97,7 @@ def asgi(http: str) -> Iterator[Door]:
         while not server.started and thread.is_alive():
             thread.join(0.01)
         address = listener.getsockname()
-        yield Door(f"asgi-{http}", address, "", composed, loops[0], is_asgi=True)
+        yield Door(f"asgi-{http}", address, "", composed, loops[0])
     finally:
         server.should_exit = True
         thread.join()

@@ -10,14 +10,14 @@ import pytest
 
 from doors.client import Replies, chunked, connect, generate, read_answer, request_bytes
 from doors.composed import ODD_JSON, Composed
-from doors.servers import Door
+from doors.servers import ASGI_DOORS, Door
 from doors.test_behaviour import eventually
+
+pytestmark = pytest.mark.parametrize("running", ASGI_DOORS, indirect=True, scope="session")
 
 
 @pytest.fixture
 def asgi(door: Door) -> Door:
-    if not door.is_asgi:
-        pytest.skip("WSGI cannot tell")
     return door
 
 

@@ -20,7 +20,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from keyhole.errors import SetupError
+from keyhole.errors import ClientError, SetupError
 from keyhole.exchange import Admission, Gateway, body_too_large
 from keyhole.wire.http import Head, Reply
 
@@ -100,18 +100,22 @@ class AsgiDoor:
         head = _head(scope)
         admission = gateway.admit(head)
         if isinstance(admission, Reply):
-            await _send(send, receive, head, admission)
+            await _send(send, head, admission, unread=receive)
             return
         try:
-            reply = await _answer(gateway, admission, receive)
+            body = await _read_body(receive, admission.max_body_bytes)
+            if isinstance(body, ClientError):
+                await _send(send, head, gateway.refuse(admission, body), unread=receive)
+            elif body is not None:
+                reply = await _run_while_there(gateway, admission, body, receive)
+                if reply is not None:
+                    await _send(send, head, reply)
         finally:  # nothing if it has ended; a request that was cancelled before it ran has not
             gateway.left(admission)
-        if reply is not None:
-            await _send(send, receive, head, reply)
 
 
-async def _answer(gateway: Gateway, admission: Admission, receive: Receive) -> Reply | None:
-    """The reply to an admitted request; None for a client that has gone."""
+async def _read_body(receive: Receive, max_bytes: int) -> bytes | ClientError | None:
+    """The whole body; an error as soon as it is too long; None for a client that has gone."""
     parts, received = [], 0
     is_complete = False
     while not is_complete:
@@ -120,11 +124,11 @@ async def _answer(gateway: Gateway, admission: Admission, receive: Receive) -> R
             return None
         part = message.get("body", b"")
         received += len(part)
-        if received > admission.max_body_bytes:
-            return gateway.refuse(admission, body_too_large(admission.max_body_bytes))
+        if received > max_bytes:
+            return body_too_large(max_bytes)
         parts.append(part)
         is_complete = not message.get("more_body", False)
-    return await _run_while_there(gateway, admission, b"".join(parts), receive)
+    return b"".join(parts)
 
 
 async def _run_while_there(
@@ -145,18 +149,19 @@ async def _cancel_when_gone(run: asyncio.Task[Reply], receive: Receive) -> None:
     run.cancel()
 
 
-async def _send(send: Send, receive: Receive, head: Head, reply: Reply) -> None:
+async def _send(send: Send, head: Head, reply: Reply, *, unread: Receive | None = None) -> None:
+    """Send a reply; `unread` is where the rest of the request's body would come from."""
+    cut = unread if reply.status == 413 else None
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
     if reply.status != 204:  # RFC 9110, section 8.6: a 204 has no Content-Length
         headers.append((b"content-length", str(len(reply.body)).encode()))
-    if _must_close(head, reply):
+    if cut is not None or _is_doubtful(head):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     body = b"" if head.method == "HEAD" else reply.body
-    is_still_sending = reply.status == 413 and head.first(b"expect") is None
-    if is_still_sending:
+    if cut is not None and head.first(b"expect") is None:
         await send({"type": "http.response.body", "body": body, "more_body": True})
-        await _linger(receive)
+        await _linger(cut)
         body = b""
     await send({"type": "http.response.body", "body": body})
 
@@ -204,15 +209,14 @@ def _peer(scope: Message) -> str | None:
     return None if is_unix_socket else UNKNOWN_PEER
 
 
-def _must_close(head: Head, reply: Reply) -> bool:
+def _is_doubtful(head: Head) -> bool:
     """Whether what follows on the connection may not be what the server takes it for.
 
-    After a 413 it is a body that nobody reads. `Expect` counts because a client that is refused
-    before its body was asked for may leave the body out.
+    `Expect` counts because a client that is refused before its body was asked for may leave the
+    body out.
     """
     return (
-        reply.status == 413
-        or head.method == "CONNECT"
+        head.method == "CONNECT"
         or head.first(b"upgrade") is not None
         or head.first(b"expect") is not None
     )
