@@ -1,4 +1,4 @@
-"""The Flask application as it is really started: `python app.py`, `flask run`, gunicorn."""
+"""The doors as they are really started: `python app.py`, `flask run`, gunicorn, uvicorn."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ STARTS = {
     "python app.py": ("-c", PYTHON_APP_PY),
     "flask run": ("-m", "flask", "--app", "app", "run", "--port", "0"),
     "gunicorn": ("-m", "gunicorn", "app:app", "--bind", "127.0.0.1:0", "--no-control-socket"),
+    "uvicorn": ("-m", "uvicorn", "--factory", "keyhole.server.app:create_app", "--port", "0"),
 }
 
 
@@ -115,6 +116,24 @@ async def test_python_app_py_runs_without_the_debugger(environ: dict[str, str]) 
             return status_of(address + DEBUGGER)
 
     assert await asyncio.to_thread(ask) == 404
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_a_configuration_that_is_wrong_is_told_and_ends_it(
+    start: tuple[str, ...], environ: dict[str, str]
+) -> None:
+    Path(environ["KEYHOLE_CONFIG"]).write_text("[upstream.up]\nkind = 'nobody'\n")
+    done = subprocess.run(
+        [sys.executable, *start],
+        cwd=REPOSITORY,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert re.search(r"keyhole\.toml:2: .*nobody", done.stdout + done.stderr)
 
 
 def test_gunicorn_serves_on_port_5000_of_this_machine_by_default() -> None:
