@@ -46,6 +46,7 @@ GREETINGS = (
     "This is a test",
     "ping",
 )
+COMMON_GREETINGS = (*GREETINGS[:7], "Hello, how are you?", "How are you?", "Hi, how are you?")
 HELLO = ("Hello!", "Hello there!", "Hi!", "Hello, and welcome!", "Good day!", "Hi there!")
 FEELING = (
     "I am very well, thank you.",
@@ -290,9 +291,9 @@ def offer(rng: random.Random) -> str:
     return text.replace("{kind}", kind)
 
 
-def greet(rng: random.Random) -> tuple[str, str]:
+def greet(rng: random.Random, lines: tuple[str, ...] = GREETINGS) -> tuple[str, str]:
     """Make a greeting and its answer."""
-    line = rng.choice(GREETINGS)
+    line = rng.choice(lines)
     feels = [rng.choice(FEELING)] if "ow" in line and "ar" in line else []
     hello = rng.choice(HELLO)
     if "{name}" in line:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from documents import END, Segment, make_document, make_plain_story, taught
+from documents import BASE, END, Mixture, Segment, make_document, make_plain_story, taught
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -71,7 +71,7 @@ def encode(
     return [*ids, end], [*learned, True]
 
 
-def training_documents(seed: int) -> Iterator[tuple[list[Segment], bool]]:
+def training_documents(seed: int, mixture: Mixture = BASE) -> Iterator[tuple[list[Segment], bool]]:
     """Yield documents for ever, and whether each begins without an end mark, as a prompt does.
 
     Some of those are stories told from somewhere in the middle: a prompt may be anything.
@@ -84,7 +84,7 @@ def training_documents(seed: int) -> Iterator[tuple[list[Segment], bool]]:
             text = " ".join(sentences[rng.randrange(1, len(sentences) - 1) :])
             yield [taught(text)], bare
         else:
-            yield make_document(rng), bare
+            yield make_document(rng, mixture), bare
 
 
 def exercise(rng: random.Random, vocabulary: int) -> tuple[list[int], list[bool]]:
@@ -95,10 +95,15 @@ def exercise(rng: random.Random, vocabulary: int) -> tuple[list[int], list[bool]
 
 
 def batches(
-    tokenizer: Tokenizer, seed: int, size: int, context: int, exercise_batches: int = 0
+    tokenizer: Tokenizer,
+    seed: int,
+    size: int,
+    context: int,
+    mixture: Mixture = BASE,
+    exercise_batches: int = 0,
 ) -> Iterator[Batch]:
     """Yield batches for ever, the first few with rows of exercises; a seed gives the same ones."""
-    documents = training_documents(seed)
+    documents = training_documents(seed, mixture)
     rng = random.Random(seed + 1)
     for number in itertools.count():
         rows = [Row(context + 1) for _ in range(size)]

@@ -90,15 +90,29 @@ _HUB_NAMES = {
 }
 
 
+def _hub_name(key: str) -> tuple[str, bool]:
+    """Return the Hub's name of a parameter, and whether it is stored transposed."""
+    if not key.startswith("blocks."):
+        return key, False
+    _, number, part, leaf = key.split(".")
+    is_transposed = leaf == "weight" and not part.startswith("ln")
+    return f"h.{number}.{_HUB_NAMES[part]}.{leaf}", is_transposed
+
+
 def hub_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename and transpose a state dict into fp16 tensors as the Hub's GPT-2 has them."""
     weights = {}
     for key, value in state.items():
-        name = key
-        if key.startswith("blocks."):
-            _, number, part, leaf = key.split(".")
-            name = f"h.{number}.{_HUB_NAMES[part]}.{leaf}"
-        is_linear = key.startswith("blocks.") and value.dim() == 2
-        stored = value.T if is_linear else value
+        name, is_transposed = _hub_name(key)
+        stored = value.T if is_transposed else value
         weights[name] = stored.detach().to(torch.float16).contiguous()
     return weights
+
+
+def load_hub_weights(model: StoryModel, weights: dict[str, Tensor]) -> None:
+    """Set the parameters from tensors that `hub_weights` made."""
+    state = {}
+    for key in model.state_dict():
+        name, is_transposed = _hub_name(key)
+        state[key] = weights[name].T.float() if is_transposed else weights[name].float()
+    model.load_state_dict(state)

@@ -1,5 +1,7 @@
 """Train the demo model for a number of steps and export it; it does not judge the result.
 
+A run is one or two stages: the second starts from the first one's export with a fresh optimizer,
+on a mixture that leans to what people type first.
 Every random choice is seeded and the schedule counts steps, so a run can be repeated (up to the
 order of floating-point sums). A checkpoint is an export too: any of them can be tried at once.
 """
@@ -14,9 +16,9 @@ from pathlib import Path
 import torch
 from batches import EXERCISE_BATCHES, batches
 from copying import plant
-from documents import END
-from model import Shape, StoryModel, hub_weights
-from safetensors.torch import save_file
+from documents import BASE, END, POLISH
+from model import Shape, StoryModel, hub_weights, load_hub_weights
+from safetensors.torch import load_file, save_file
 from tokenizer import load_or_train
 from tokenizers import Tokenizer
 
@@ -110,16 +112,21 @@ def export(model: StoryModel, tokenizer: Tokenizer, folder: Path) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Train, log a line now and then, and export regularly and at the end."""
-    torch.manual_seed(SEED)
+    torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     tokenizer = load_or_train(args.work / "tokenizer.json")
     model = StoryModel(Shape(tokenizer.get_vocab_size(), args.layers, args.width, args.heads))
-    plant(model)
+    if args.start:
+        load_hub_weights(model, load_file(args.start / "model.safetensors"))
+    else:
+        plant(model)
     optimizer = make_optimizer(model, args.rate)
-    stream = batches(tokenizer, SEED, BATCH, model.shape.context, EXERCISE_BATCHES)
+    mixture, exercises = (POLISH, 0) if args.start else (BASE, EXERCISE_BATCHES)
+    stream = batches(tokenizer, args.seed, BATCH, model.shape.context, mixture, exercises)
     started, running = time.monotonic(), 0.0
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    for step in range(args.steps):
+    last = args.stop or args.steps
+    for step in range(last):
         batch = next(stream)
         for group in optimizer.param_groups:
             group["lr"] = rate(step, args.steps, args.rate)
@@ -134,7 +141,7 @@ def train(args: argparse.Namespace) -> None:
             now = f"{datetime.now(UTC):%H:%M:%S}"
             pace = (step + 1) / (time.monotonic() - started)
             print(f"{now} step {step + 1} loss {running:.4f} {pace:.2f} steps/s", flush=True)
-        if (step + 1) % args.every == 0 or step + 1 == args.steps:
+        if (step + 1) % args.every == 0 or step + 1 == last:
             export(model, tokenizer, args.work)
             print(f"held-out loss {held_out_loss(model, tokenizer):.4f}", flush=True)
 
@@ -144,6 +151,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path, help="folder for the exported model")
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--stop", type=int, help="step to end at, before the schedule does")
+    parser.add_argument("--start", type=Path, help="folder of an exported model to start from")
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=160)
     parser.add_argument("--heads", type=int, default=5)
