@@ -390,6 +390,21 @@ async def test_one_upstreams_trouble_is_not_anothers(transport):
         await asyncio.gather(*held, return_exceptions=True)
 
 
+@pytest.mark.parametrize("is_connected", [True, False])
+async def test_closing_fails_what_is_under_way(is_connected):
+    """A client then hears that the server goes, not that its model is broken."""
+    transport = AiohttpTransport()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        scheme = "http" if is_connected else "https"
+        url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
+        tasks = [asyncio.ensure_future(send(transport, url)) for _ in range(110)]
+        await asyncio.sleep(0.2)
+        await transport.aclose()
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {getattr(error, "code", error) for error in errors} == {Code.SHUTTING_DOWN}
+    assert {getattr(error, "status", error) for error in errors} == {503}
+
+
 # Unix sockets
 
 

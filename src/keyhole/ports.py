@@ -28,7 +28,10 @@ class Transport(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close every connection; no request may follow."""
+        """Close every connection; no request may follow.
+
+        What is under way fails with GatewayError (shutting down).
+        """
         ...
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -29,6 +30,8 @@ from keyhole.errors import SetupError
 from keyhole.server.app import AsgiDoor
 
 KEEP_ALIVE_S = 75
+REFUSING_S = 2
+"""Enough to tell the clients of what is cut off; then uvicorn hangs up."""
 
 
 class _Server(uvicorn.Server):
@@ -53,13 +56,15 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
                 proxy_headers=False,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=round(settings.drain_timeout_s),
+                timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s) + REFUSING_S,
             )
         )
+        stopping = asyncio.Event()
 
         def stop() -> None:
             runtime.readiness.is_draining = True
             server.should_exit = True
+            stopping.set()
 
         def orphaned() -> None:
             if server.should_exit:
@@ -71,7 +76,16 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         loop.add_signal_handler(signal.SIGINT, stop)
         args = (loop, orphaned)
         threading.Thread(target=_await_parent_end, args=args, daemon=True).start()
+        cutting_off = asyncio.ensure_future(_cut_off(runtime, stopping))
         await server.serve(sockets=[listener])
+        cutting_off.cancel()
+
+
+async def _cut_off(runtime: main.Runtime, stopping: asyncio.Event) -> None:
+    """Fail what is still under way when the time to finish it is over."""
+    await stopping.wait()
+    await asyncio.sleep(runtime.settings.drain_timeout_s)
+    await runtime.transport.aclose()
 
 
 def _await_parent_end(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:

@@ -177,6 +177,24 @@ def test_a_second_signal_ends_a_worker_that_waits_for_somebody_else(home: Path, 
     assert "Traceback" not in server.log
 
 
+def test_what_does_not_finish_in_time_is_told_so(home: Path, tmp_path: Path):
+    with silent_server() as port:
+        config = tmp_path / "keyhole.toml"
+        config.write_text(
+            f'[upstream.slow]\nkind = "tgi"\nurl = "http://127.0.0.1:{port}"\n'
+            '[route.default]\ntargets = ["slow/any"]\n'
+            "[server]\nbuiltin_routes = false\ndrain_timeout_s = 0.5\n"
+        )
+        with serving("--config", config, data=tmp_path / "data", home=home) as server:
+            asked = ask_and_wait_until_in_flight(server, {"input": "The fox"})
+            server.signal(signal.SIGTERM)
+            assert server.wait() == 0
+    answer = asked.result()
+    assert (answer.status, answer.json["code"]) == (503, "shutting_down")
+    assert '"status":503' in server.log
+    assert "Traceback" not in server.log
+
+
 def test_children_whose_parent_is_killed_end_by_themselves(fresh: Server):
     children = {*fresh.pids(WORKER), *fresh.pids(ENGINE)}
     assert len(children) == 2

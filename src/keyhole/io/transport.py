@@ -26,7 +26,7 @@ from yarl import URL
 
 from keyhole import __version__
 from keyhole.catalog import Upstream
-from keyhole.errors import Code, UpstreamError
+from keyhole.errors import Code, GatewayError, UpstreamError
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
 
 # Less than the 5 s after which uvicorn, gunicorn and node close an idle connection: a request
@@ -43,14 +43,40 @@ class AiohttpTransport:
 
     def __init__(self) -> None:
         self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._under_way: set[asyncio.Timeout] = set()
+        self._is_closed = False
 
     async def send(
         self, request: UpstreamRequest, *, request_id: str, timeouts: Timeouts
     ) -> UpstreamResponse:
         """As the port says."""
-        name = request.upstream.name
         try:
-            async with asyncio.timeout(timeouts.total_s):
+            return await self._send_in_time(request, request_id, timeouts)
+        except UpstreamError:
+            if self._is_closed:
+                raise GatewayError(
+                    Code.SHUTTING_DOWN, "Keyhole is shutting down.", status=503
+                ) from None
+            raise
+
+    async def aclose(self) -> None:
+        """As the port says."""
+        self._is_closed = True
+        for deadline in self._under_way:
+            deadline.reschedule(asyncio.get_running_loop().time())
+        await asyncio.sleep(0)
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            await session.close()
+
+    async def _send_in_time(
+        self, request: UpstreamRequest, request_id: str, timeouts: Timeouts
+    ) -> UpstreamResponse:
+        name = request.upstream.name
+        deadline = asyncio.timeout(timeouts.total_s)
+        try:
+            async with deadline:
+                self._under_way.add(deadline)
                 return await self._send(request, request_id, timeouts)
         except UpstreamError:
             raise
@@ -74,12 +100,8 @@ class AiohttpTransport:
             raise UpstreamError(
                 Code.UPSTREAM_ERROR, f"{_culprit(name)} answered with something that is not HTTP."
             ) from None
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-        sessions, self._sessions = self._sessions, {}
-        for session in sessions.values():
-            await session.close()
+        finally:
+            self._under_way.discard(deadline)
 
     async def _send(
         self, request: UpstreamRequest, request_id: str, timeouts: Timeouts
