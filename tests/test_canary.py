@@ -187,6 +187,22 @@ def leaks(text: str) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        HF_TOKEN[:9],
+        GPU_TOKEN.lower(),
+        FILE_TOKEN[-8:],
+        PROMPT[3:12],
+        PROMPT.upper(),
+        echo().decode(),
+    ]
+    + [base64.b64encode(token.encode()).decode() for token in TOKENS],
+)
+def test_a_leak_would_be_found(text: str):
+    assert leaks(f"first line\nand {text} here") == [f"and {text} here"]
+
+
 def assert_none_leaks(**texts: str) -> None:
     assert {name: found for name, text in texts.items() if (found := leaks(text))} == {}
 
