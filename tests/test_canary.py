@@ -193,8 +193,8 @@ def leaks(text: str) -> list[str]:
         HF_TOKEN[:9],
         GPU_TOKEN.lower(),
         FILE_TOKEN[-8:],
-        PROMPT[3:12],
-        PROMPT.upper(),
+        PROMPT[:9],
+        PROMPT[:40].upper(),
         echo().decode(),
     ]
     + [base64.b64encode(token.encode()).decode() for token in TOKENS],
