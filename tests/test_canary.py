@@ -365,7 +365,7 @@ async def test_a_door_that_closes_tells_nothing_of_what_it_leaves(place: Path):
         await is_asked.wait()
         await asyncio.to_thread(door.close)
         reply = await asked
-    assert (reply.status_code, reply.json["error"]) == (503, "Keyhole is shutting down.")
+    assert (reply.status_code, reply.json["code"]) == (503, Code.SHUTTING_DOWN)
     assert_none_leaks(
         reply=f"{reply.headers} {reply.text}",
         text_log=logs.text.getvalue(),

@@ -25,7 +25,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
-from keyhole.errors import ClientError, GatewayError, SetupError
+from keyhole.errors import ClientError, Code, GatewayError, SetupError
 from keyhole.exchange import Admission, Gateway, body_too_large
 from keyhole.server.app import LINGER_BYTES, UNKNOWN_PEER, Lifespan
 from keyhole.server.loop import ThreadedGateway
@@ -156,9 +156,9 @@ def _serve(gateway: ThreadedGateway, below_prefix: str) -> flask.Response:
     except SetupError as error:
         log = flask.current_app.logger
         log.error("Keyhole could not start: %s", error)  # noqa: TRY400  # one line says it all
-        reply = _unavailable("Keyhole could not start; its log says why.")
+        reply = _unavailable(Code.INTERNAL_ERROR, "Keyhole could not start; its log says why.")
     except GatewayError as error:
-        reply = _unavailable(error.message)
+        reply = _unavailable(error.code, error.message)
     return _response(reply, environ)
 
 
@@ -173,9 +173,9 @@ def _exchange(gateway: ThreadedGateway, environ: Environ, head: Head) -> Reply:
             gateway.end(lambda core: core.left(admission))
 
 
-def _unavailable(error: str) -> Reply:
+def _unavailable(code: Code, error: str) -> Reply:
     """For the time when there is no core to ask."""
-    body = msgspec.json.encode({"error": error})
+    body = msgspec.json.encode({"error": error, "code": code})
     return Reply(status=503, headers=[("content-type", JSON)], body=body)
 
 
