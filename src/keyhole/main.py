@@ -154,7 +154,9 @@ def engine_keeper(settings: Settings, say: Say) -> Coroutine[None, None, None] |
             "keyhole.engine",
             f"--socket={socket}",
             f"--models={models_dir(settings.data)}",
+            *_engine_bounds(settings),
             "--exit-with-parent",
+            "--quiet",
         ),
         environ=_engine_environ(settings),
     )
@@ -179,6 +181,11 @@ def say(line: str) -> None:
     """Tell the operator one line, on standard error."""
     sys.stderr.write(f"keyhole: {line}\n")
     sys.stderr.flush()
+
+
+def _engine_bounds(settings: Settings) -> list[str]:
+    waiting = settings.engine.max_waiting
+    return [] if waiting is None else [f"--max-waiting={waiting}"]
 
 
 def _engine_environ(settings: Settings) -> dict[str, str]:

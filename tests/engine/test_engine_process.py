@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from keyhole.engine.listener import LONGEST_PATH_BYTES, bind_tcp, bind_unix
+from keyhole.engine.scheduler import MAX_RUNNING
 from keyhole.errors import SetupError
 
 PATIENCE_S = 60
@@ -137,6 +138,21 @@ def test_without_a_parent_to_watch_the_end_of_input_means_nothing(run_dir, model
         stdin=subprocess.DEVNULL,
     ):
         assert ask(path)[0] == 200
+
+
+def test_quiet_logs_no_request_and_takes_as_many_waiting_as_it_is_told(run_dir, models_dir):
+    """What a supervisor's log line says already is not said again; its bound is the engine's."""
+    path = run_dir / "engine.sock"
+    options = ("--models", models_dir, "--default", "acme/tiny", "--quiet", "--max-waiting", "3")
+    with running("--socket", path, *options) as process:
+        body = json.dumps({"inputs": "Once", "parameters": {"max_new_tokens": 2}})
+        assert ask(path, "POST", "/generate", body)[0] == 200
+        info = json.loads(ask(path, "GET", "/info")[1])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+        assert process.stderr.read() == b""
+
+    assert info["max_concurrent_requests"] == MAX_RUNNING + 3
 
 
 def test_it_says_in_one_line_why_it_cannot_listen(run_dir):

@@ -79,7 +79,8 @@ class EngineSettings(Struct, frozen=True):
 
     threads: int | None = None
     """None: as many as the machine has cores."""
-    max_waiting: int = 64
+    max_waiting: int | None = None
+    """How many requests may wait for each model; None: the engine's own bound."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):

@@ -27,7 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     """Serve models on a socket until told to stop; the exit status."""
     arguments = _parse(argv)
     logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s engine %(levelname)s %(message)s"
+        level=logging.WARNING if arguments.quiet else logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s engine %(levelname)s %(message)s",
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the event loop takes it over
     if arguments.exit_with_parent:
@@ -45,7 +47,12 @@ def main(argv: list[str] | None = None) -> int:
     from keyhole.engine.serving import serve  # noqa: PLC0415  # imports numpy
 
     with listener:
-        serve(listener, Library(arguments.models), arguments.default)
+        serve(
+            listener,
+            Library(arguments.models),
+            arguments.default,
+            max_waiting=arguments.max_waiting,
+        )
     if arguments.socket is not None:
         arguments.socket.unlink(missing_ok=True)
     return 0
@@ -75,6 +82,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--exit-with-parent", action="store_true", help="end when standard input does"
     )
+    parser.add_argument(
+        "--max-waiting", metavar="N", type=int, help="requests that may wait; more get 429"
+    )
+    parser.add_argument("--quiet", action="store_true", help="log only what is wrong")
     return parser.parse_args(argv)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from msgspec import Struct
 
@@ -34,9 +35,11 @@ Load = Callable[[ModelFolder, asyncio.AbstractEventLoop], LoadedModel]
 class Models:
     """The models in use; for one event loop."""
 
-    def __init__(self, library: Library, *, load: Load | None = None) -> None:
+    def __init__(
+        self, library: Library, *, load: Load | None = None, max_waiting: int = MAX_WAITING
+    ) -> None:
         self.library = library
-        self._load = load or load_model
+        self._load = load or partial(load_model, max_waiting=max_waiting)
         self._loaded: dict[str, LoadedModel] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -62,7 +65,9 @@ class Models:
         self._loaded.clear()
 
 
-def load_model(folder: ModelFolder, loop: asyncio.AbstractEventLoop) -> LoadedModel:
+def load_model(
+    folder: ModelFolder, loop: asyncio.AbstractEventLoop, *, max_waiting: int = MAX_WAITING
+) -> LoadedModel:
     """Open the folder's tokenizer and weights and start its thread; raises SetupError."""
     shape = folder.architecture
     vocabulary = load_vocabulary(folder)
@@ -70,10 +75,10 @@ def load_model(folder: ModelFolder, loop: asyncio.AbstractEventLoop) -> LoadedMo
     return LoadedModel(
         folder=folder,
         vocabulary=vocabulary,
-        scheduler=Scheduler(model, vocabulary, loop),
+        scheduler=Scheduler(model, vocabulary, loop, max_waiting=max_waiting),
         limits=Limits(
             max_input_tokens=max(shape.context - 1, 1),
             max_total_tokens=shape.context,
-            max_concurrent_requests=MAX_RUNNING + MAX_WAITING,
+            max_concurrent_requests=MAX_RUNNING + max_waiting,
         ),
     )

@@ -20,6 +20,7 @@ import uvicorn
 from keyhole.engine.app import Engine
 from keyhole.engine.library import Library
 from keyhole.engine.models import Models
+from keyhole.engine.scheduler import MAX_WAITING
 
 KEEP_ALIVE_S = 75
 """Longer than a client keeps an idle connection, so that it is never closed under a request."""
@@ -39,10 +40,13 @@ class Server(uvicorn.Server):
         yield
 
 
-def serve(listener: socket.socket, library: Library, default_model: str) -> None:
+def serve(
+    listener: socket.socket, library: Library, default_model: str, *, max_waiting: int | None
+) -> None:
     """Serve on a listening socket until SIGINT or SIGTERM."""
+    models = Models(library, max_waiting=MAX_WAITING if max_waiting is None else max_waiting)
     config = uvicorn.Config(
-        Engine(Models(library), default_model),
+        Engine(models, default_model),
         loop="uvloop",
         http="httptools",
         ws="none",
