@@ -11,8 +11,10 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+from asks import with_article
 from batches import encode, training_documents
-from documents import make_document
+from documents import make_document, make_plain_story
+from grammar import Request, tell_story
 from sampling import ExportedModel
 from train import HELD_OUT_SEED, SEED
 
@@ -34,6 +36,11 @@ KNOWN_KINDS = (
 OTHER_KINDS = "accountant alpaca volcano sandwich hamster tram pirate-ship walnut"  # in none
 ADJECTIVES = ("brave", "tiny", "grumpy", "clever", "shy", "purple")
 HERO_NAMES = "Zorblax Quimby Mirabelle Oonagh Fitzwilliam Bo Xanthe Tiberius Plonk Marigold"
+REQUESTS = {
+    "requests": (KNOWN_KINDS, 72),
+    "requests, kinds never trained on": (OTHER_KINDS, 40),
+}
+OPENING = 160
 GREETINGS = """
 hi
 Hi
@@ -97,6 +104,10 @@ SAMPLES = (
     "",
 )
 _NAME = re.compile(r"\b(?:named|called|name (?:was|of)|was) ((?:[A-Z]\w+[- ]?)+)")
+_PROPER = re.compile(r"\b[A-Z][a-z]+\b")
+_USUAL = frozenset({"She", "Her"}).union(
+    _PROPER.findall((Path(__file__).with_name("plots.txt").read_text("utf-8")).replace("|", " "))
+)
 
 Figures = dict[str, str]
 
@@ -112,49 +123,70 @@ def has_word(text: str, word: str) -> bool:
     return re.search(rf"\b{re.escape(word)}\b", text) is not None
 
 
-def measure_stories(model: ExportedModel) -> Figures:
-    """Sample stories from the classic opening and count the good ones."""
-    told = [model.generate("Once upon a time", seed) for seed in range(STORIES)]
-    texts = ["Once upon a time" + text for text, _ in told]
-    trained_on = islice(training_documents(SEED), TRAINING_DOCUMENTS)
-    known = {document[-1].text.strip() for document, _ in trained_on}
-    kept = 0
-    for text in texts:
-        name = hero_name(text)
-        kept += bool(name) and has_word(text[len(text) // 2 :], name)
+def names_again(story: str) -> bool:
+    """Return whether a story says its hero's name again after the introduction."""
+    name = hero_name(story)
+    return bool(name) and has_word(story[story.find(name) + len(name) :], name)
+
+
+def has_stray_name(story: str) -> bool:
+    """Return whether a name stands in the last third of a story and nowhere before."""
+    cut = len(story) * 2 // 3
+    seen = set(_PROPER.findall(story[:cut])) | _USUAL
+    return any(word not in seen for word in _PROPER.findall(story[cut:]))
+
+
+def score_stories(told: list[tuple[str, bool]], known: set[str]) -> Figures:
+    """Count the good ones among stories and whether they ended."""
+    texts = [text for text, _ in told]
+    total = len(texts)
     return {
-        "stories that end by themselves": f"{sum(ended for _, ended in told)}/{STORIES}",
-        "stories all different": f"{len(set(texts))}/{STORIES}",
-        "stories that keep the hero's name": f"{kept}/{STORIES}",
-        "stories not among 20,000 training documents": f"{len(set(texts) - known)}/{STORIES}",
-        "openings all different (60 characters)": f"{len({t[:60] for t in texts})}/{STORIES}",
+        "stories that end by themselves": f"{sum(ended for _, ended in told)}/{total}",
+        "stories all different": f"{len(set(texts))}/{total}",
+        "stories that keep the hero's name": f"{sum(map(names_again, texts))}/{total}",
+        "stories without a new name in the last third": (
+            f"{sum(not has_stray_name(text) for text in texts)}/{total}"
+        ),
+        "stories not among 20,000 training documents": f"{len(set(texts) - known)}/{total}",
     }
 
 
-def measure_requests(model: ExportedModel, kind_list: str, count: int, label: str) -> Figures:
-    """Ask for a kind and a name; look for both where the hero is introduced, and again later."""
+def make_requests(kind_list: str, count: int) -> list[Request]:
+    """Make requests for a kind and a name, and for every second one an adjective."""
     kinds, names = kind_list.split(), HERO_NAMES.split()
-    kind_kept = adjective_kept = name_kept = both = 0
-    for number in range(count):
-        kind = kinds[number % len(kinds)]
-        adjective = ADJECTIVES[number % len(ADJECTIVES)]
-        name = names[number % len(names)]
-        article = "an" if kind[0] in "aeiou" else "a"
-        hero = f"{adjective} {kind}" if number % 2 == 0 else kind
-        article = "a" if number % 2 == 0 else article
-        text, _ = model.generate(f"Tell me a story about {article} {hero} named {name}.", number)
-        opening, rest = text[:160], text[160:]
-        has_kind = has_word(opening, kind)
-        has_name = has_word(opening, name) and has_word(rest, name)
-        kind_kept += has_kind
-        name_kept += has_name
+    return [
+        Request(
+            kind=kinds[number % len(kinds)],
+            name=names[number % len(names)],
+            adjective=ADJECTIVES[number % len(ADJECTIVES)] if number % 2 == 0 else "",
+        )
+        for number in range(count)
+    ]
+
+
+def ask(model: ExportedModel, request: Request, seed: int) -> str:
+    """Ask the model for a story."""
+    hero = with_article(f"{request.adjective} {request.kind}".strip())
+    return model.generate(f"Tell me a story about {hero} named {request.name}.", seed)[0]
+
+
+def score_requests(requests: list[Request], texts: list[str], label: str) -> Figures:
+    """Look for kind and name where the hero is introduced, and for the name again later."""
+    kinds = names = both = adjectives = 0
+    for request, text in zip(requests, texts, strict=True):
+        opening, rest = text[:OPENING], text[OPENING:]
+        has_kind = has_word(opening, request.kind)
+        has_name = has_word(opening, request.name) and has_word(rest, request.name)
+        kinds += has_kind
+        names += has_name
         both += has_kind and has_name
-        adjective_kept += number % 2 == 0 and has_word(opening, adjective)
+        adjectives += bool(request.adjective) and has_word(opening, request.adjective)
+    total = len(requests)
     return {
-        f"{label}: kind honoured": f"{kind_kept}/{count}",
-        f"{label}: name kept": f"{name_kept}/{count}",
-        f"{label}: both": f"{both}/{count}",
-        f"{label}: adjective honoured": f"{adjective_kept}/{count // 2}",
+        f"{label}: kind honoured": f"{kinds}/{total}",
+        f"{label}: name kept": f"{names}/{total}",
+        f"{label}: both": f"{both}/{total}",
+        f"{label}: adjective honoured": f"{adjectives}/{sum(bool(r.adjective) for r in requests)}",
     }
 
 
@@ -193,14 +225,28 @@ def measure_loss(model: ExportedModel) -> Figures:
 
 def evaluate(model: ExportedModel) -> Figures:
     """Measure everything."""
-    return {
-        **measure_stories(model),
-        **measure_requests(model, KNOWN_KINDS, 72, "requests"),
-        **measure_requests(model, OTHER_KINDS, 40, "requests, kinds never trained on"),
-        "greetings answered": count_answers(model, GREETINGS, is_greeting),
-        "code and facts honestly declined": count_answers(model, QUESTIONS, is_honest),
-        **measure_loss(model),
-    }
+    trained_on = islice(training_documents(SEED), TRAINING_DOCUMENTS)
+    known = {document[-1].text.strip() for document, _ in trained_on}
+    told = [model.generate("Once upon a time", seed) for seed in range(STORIES)]
+    figures = score_stories([(f"Once upon a time{text}", ended) for text, ended in told], known)
+    for label, (kinds, count) in REQUESTS.items():
+        requests = make_requests(kinds, count)
+        texts = [ask(model, request, seed) for seed, request in enumerate(requests)]
+        figures |= score_requests(requests, texts, label)
+    figures["greetings answered"] = count_answers(model, GREETINGS, is_greeting)
+    figures["code and facts honestly declined"] = count_answers(model, QUESTIONS, is_honest)
+    return figures | measure_loss(model)
+
+
+def evaluate_grammar() -> Figures:
+    """Hold the grammar's own stories to the same rules: what a perfect pupil would reach."""
+    rng = random.Random(HELD_OUT_SEED + 2)
+    figures = score_stories([(make_plain_story(rng), True) for _ in range(STORIES)], set())
+    for label, (kinds, count) in REQUESTS.items():
+        requests = make_requests(kinds, count)
+        texts = [" ".join(tell_story(rng, request)) for request in requests]
+        figures |= score_requests(requests, texts, label)
+    return figures
 
 
 def main() -> None:
@@ -210,9 +256,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1, help="samples for each prompt")
     args = parser.parse_args()
     model = ExportedModel(args.folder)
-    print("| measure | first edition | this model |\n|---|---|---|")
+    ideal = evaluate_grammar()
+    print("| measure | first edition | this model | the grammar itself |\n|---|---|---|---|")
     for label, value in evaluate(model).items():
-        print(f"| {label} | {FIRST_EDITION.get(label, '')} | {value} |")
+        print(f"| {label} | {FIRST_EDITION.get(label, '')} | {value} | {ideal.get(label, '')} |")
     for prompt in SAMPLES:
         for seed in range(args.samples):
             text, ended = model.generate(prompt, seed)
