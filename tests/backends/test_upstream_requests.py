@@ -280,3 +280,14 @@ def good(kind: str, text: str) -> UpstreamResponse:
     else:
         value = {"choices": [{"message": {"content": text}}], "usage": usage}
     return UpstreamResponse(status=200, headers=headers, body=msgspec.json.encode(value))
+
+
+@pytest.mark.parametrize(("kind", "sent"), [("engine", "<|endoftext|>"), ("tgi", "")])
+def test_an_empty_prompt_begins_a_text_at_the_engine(kind: str, sent: str) -> None:
+    """TGI refuses an empty prompt, as it says; the hosted API answered one with a new text."""
+    target = make_target(kind)
+
+    requests = ask(target, make_call(["", "x"]))
+
+    prompts = [msgspec.json.decode(request.body)["inputs"] for request in requests]
+    assert prompts == [sent, "x"]

@@ -18,6 +18,8 @@ from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call
 from keyhole.wire.http import UpstreamRequest, UpstreamResponse
 
+BEGINNING = "<|endoftext|>"
+
 
 class Tgi:
     """Upstreams of kind `tgi`."""
@@ -33,10 +35,14 @@ class Tgi:
             ask(
                 target.upstream,
                 self.path(target.model),
-                tgi.encode_request(piece.prompt, piece.parameters),
+                tgi.encode_request(self.prompt(piece.prompt), piece.parameters),
             )
             for piece in expand(call, target, max_output_tokens)
         )
+
+    def prompt(self, text: str) -> str:
+        """What is sent for a prompt; TGI refuses an empty one."""
+        return text
 
     def path(self, model: str) -> str:  # noqa: ARG002  # the engine's depends on it
         """Where text is generated."""
@@ -59,6 +65,14 @@ class Engine(Tgi):
     """Upstreams of kind `engine`: Keyhole's own, or one of another machine."""
 
     kind = "engine"
+
+    def prompt(self, text: str) -> str:
+        """The same; and for an empty one GPT-2's mark between texts, so that a text begins.
+
+        The hosted API did so (transformers' text-generation pipeline starts an empty prompt
+        there), and TGI's format has no other word for it.
+        """
+        return text or BEGINNING
 
     def path(self, model: str) -> str:
         """Where that model generates."""
