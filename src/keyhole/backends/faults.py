@@ -187,7 +187,7 @@ def _refused(case: _Case) -> UpstreamError:
     # vLLM's words for a model such as gpt2, and Ollama's
     is_no_chat = case.said.mentions("chat template", "does not support chat")
     if is_no_chat and upstream.kind == "openai" and not upstream.has_completions:
-        hint = f"The model cannot chat: set has_completions = true in {case.table}."
+        hint = f"The model cannot chat: set completions = true in {case.table}."
     return case.error(
         Code.UPSTREAM_REFUSED_REQUEST, "refused the request", hint=hint, is_quoting=True
     )
