@@ -52,6 +52,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
                 ws="none",
                 lifespan="off",
                 log_config=None,
+                log_level="error",  # its warnings are about what clients send
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,

@@ -40,6 +40,7 @@ try:
     import flask
     from werkzeug.exceptions import HTTPException
     from werkzeug.routing import BaseConverter, Rule
+    from werkzeug.serving import WSGIRequestHandler
 except ModuleNotFoundError as error:
     if error.name not in {"flask", "werkzeug"}:
         raise
@@ -129,10 +130,16 @@ class _Response(flask.Response):
     default_mimetype = None  # a reply has the content type that it came with, or none
 
 
+class _RequestHandler(WSGIRequestHandler):
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Nothing: the core has its line for each request, and without the query."""
+
+
 class _Application(flask.Flask):
     def run(self, *args: Any, **options: Any) -> None:
         """As Flask.run, but without the debugger, which runs code for whoever reaches it."""
         options.setdefault("use_debugger", False)
+        options.setdefault("request_handler", _RequestHandler)
         super().run(*args, **options)
 
 
