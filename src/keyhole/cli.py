@@ -89,7 +89,8 @@ def serve(config: Path | None, data: Path | None, listen_on: str | None) -> None
         keepers = [keep_running(worker, main.say)]
         if (engine := main.engine_keeper(settings, main.say)) is not None:
             keepers.append(engine)
-        asyncio.run(supervise(keepers))
+        # Open here, it would take connections in that the draining worker never sees.
+        asyncio.run(supervise(keepers, before_stop=listener.close))
 
 
 @cli.command()

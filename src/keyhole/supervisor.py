@@ -147,7 +147,9 @@ async def keep_engine(command: Command, lock: Path, say: Say) -> None:
         await asyncio.sleep(LOCK_POLL_S)
 
 
-async def supervise(keepers: Sequence[Coroutine[None, None, None]]) -> None:
+async def supervise(
+    keepers: Sequence[Coroutine[None, None, None]], *, before_stop: Callable[[], None] | None = None
+) -> None:
     """Run keepers of children until the first SIGTERM, SIGINT or SIGHUP, then stop them in order.
 
     A second signal ends everything at once. Raises what a keeper gave up with.
@@ -168,6 +170,8 @@ async def supervise(keepers: Sequence[Coroutine[None, None, None]]) -> None:
         await asyncio.wait({told, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         failures = [task.exception() for task in tasks if task.done()]
     finally:
+        if before_stop is not None:
+            before_stop()
         for task in (told, *tasks):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, SetupError):
