@@ -18,6 +18,7 @@ from keyhole.wire.http import Head
 
 ROOT = Path(__file__).parents[1]
 PAGES = (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "tools").rglob("*.md"))
+NAME = re.compile(r"`([^`]+)`").findall
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#([^)\s]+))?\)")
 
 
@@ -68,13 +69,46 @@ def test_every_command_and_flag_is_explained(words: str, command: click.Command)
             assert f"`{parameter.opts[0]}" in part + everywhere
 
 
-def test_every_metric_is_explained() -> None:
-    text = page("watching.md")
+def metrics() -> set[str]:
     reply = Metrics().pages()["/metrics"](Head(method="GET", path="/metrics"))
     names = set(re.findall(r"^# TYPE (keyhole_\w+)", reply.body.decode(), re.MULTILINE))
-    missing = {name for name in names if not name.endswith("_created") and name not in text}
     assert names
-    assert missing == set()
+    return {name for name in names if not name.endswith("_created")}
+
+
+def test_every_metric_is_explained() -> None:
+    text = page("watching.md")
+    assert {name for name in metrics() if name not in text} == set()
+
+
+def rows(text: str) -> set[str]:
+    """The names that the rows of a page's tables begin with."""
+    return {
+        name for row in re.findall(r"^\| (`[^|]+) \|", text, re.MULTILINE) for name in NAME(row)
+    }
+
+
+def test_every_setting_code_and_metric_of_the_pages_exists() -> None:
+    assert rows(page("errors.md")) == {*Code}
+    assert rows(page("watching.md").partition("## Metrics")[2]) <= metrics()
+    for section in page("configuration.md").split("\n## [")[1:]:
+        name, _, text = section.partition("]")
+        settings = text.partition("\n| kind |")[0].partition("\n## ")[0]
+        assert rows(settings) == set(SETTINGS[name]), name
+
+
+def test_every_flag_of_the_pages_exists() -> None:
+    """Each row of a command's part in docs/commands.md begins with a flag that it takes."""
+    known = commands(cli)
+    for part in page("commands.md").split("\n## ")[1:]:
+        heading, _, text = part.partition("\n")
+        flags = {row.split()[0] for row in rows(text)}
+        if heading == "python -m keyhole.engine":
+            source = (ROOT / "src" / "keyhole" / "engine" / "__main__.py").read_text()
+            assert {flag for flag in flags if f'"{flag}"' not in source} == set()
+        else:
+            command = next(known[words] for words in known if heading.startswith(words))
+            assert flags <= {option for param in command.params for option in param.opts}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

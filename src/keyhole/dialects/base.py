@@ -5,7 +5,6 @@ It knows no format of its own beyond JSON itself.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Protocol, TypeGuard, TypeVar
 
 import msgspec
@@ -77,8 +76,3 @@ def read_usage(prompt_tokens: object, completion_tokens: object) -> Usage | None
 
 def _is_token_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value <= _ABSURD_TOKENS
-
-
-def is_finite_number(value: object) -> bool:
-    """Whether the value is a number that can be calculated with; true and false are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
