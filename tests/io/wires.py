@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -170,6 +170,15 @@ async def turn(count: int = 5) -> None:
     """Let the event loop turn a few times."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Return once it is so; fails when it is not after ten seconds."""
+    loop = asyncio.get_running_loop()
+    give_up_s = loop.time() + 10
+    while not is_so():
+        assert loop.time() < give_up_s, "it never came to be so"
+        await asyncio.sleep(0.001)
 
 
 async def failure(awaitable: Any) -> KeyholeError:

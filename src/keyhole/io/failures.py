@@ -136,7 +136,7 @@ def unsendable(name: str, what: str) -> GatewayError:
     """A request that would break apart on the wire: a fault of ours, and nothing was sent."""
     return GatewayError(
         Code.INTERNAL_ERROR,
-        f"The request to {culprit(name).lower()} has {what} that cannot be sent.",
+        f"The request to upstream '{name}' has {what} that cannot be sent.",
     )
 
 

@@ -121,7 +121,8 @@ class Connection(asyncio.Protocol):
         StaleError where the request did not arrive and may be sent again.
         """
         if self.is_dead or self._transport is None:
-            raise StaleError if self._is_reused else no_answer().blame(self._name)
+            died = StaleError() if self._is_reused else no_answer().blame(self._name)
+            raise self._error or died
         self.is_idle = False
         self._response.begin(is_head_request=is_head_request)
         self._timeouts = timeouts
