@@ -23,7 +23,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -183,15 +183,23 @@ def find_program(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join(folders))
 
 
-def version_of(name: str) -> str:
-    """The version of nginx, wrk or a Python package."""
+def versions_of(names: Sequence[str]) -> str:
+    """The versions of programs and Python packages, without those that are not there."""
+    found = {name: _version(name) for name in names}
+    return ", ".join(f"{name} {version}" for name, version in found.items() if version)
+
+
+def _version(name: str) -> str | None:
     flags = {"nginx": "-v", "wrk": "-v"}
     if name not in flags:
-        return importlib.metadata.version(name)
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return None
     program = find_program(name) or name
     said = subprocess.run([program, flags[name]], capture_output=True, text=True, check=False)
     number = re.search(r"\d+\.\d+\.\d+", said.stdout + said.stderr)
-    return number[0] if number else "unknown"
+    return number[0] if number else None
 
 
 @dataclass(frozen=True)

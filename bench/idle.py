@@ -35,7 +35,7 @@ from contenders import (
     missing,
     serving,
     upstream,
-    version_of,
+    versions_of,
 )
 from process_tree import BenchError, pinned, weigh
 from proxy import Bench, Plan, Progress, full_round, half_round
@@ -219,9 +219,6 @@ def _write(rows: Sequence[Sequence[str]], plan: Plan, count: int) -> Path:
     date = time.strftime("%Y-%m-%d", time.gmtime())
     path = ROOT / "bench" / "results" / f"{date}-{machine.slug()}-idle.md"
     path.parent.mkdir(exist_ok=True)
-    versions = ", ".join(
-        f"{name} {version_of(name)}" for name in ("nginx", "wrk", "keyhole", "uvicorn", "uvloop")
-    )
     path.write_text(f"""\
 # {count:,} idle connections, {date}, {machine.processor()}, {machine.cores()} cores
 
@@ -230,7 +227,7 @@ def _write(rows: Sequence[Sequence[str]], plan: Plan, count: int) -> Path:
 Spreads are median (least to greatest).
 
 - {machine.sentence()}
-- {versions}
+- {versions_of(("nginx", "wrk", "keyhole", "uvicorn", "uvloop"))}
 - Run with `python bench/idle.py --connections {count} --rounds {plan.rounds}`.
 - Each idle connection has asked once, was answered and stays open. Memory: RSS of all processes,
   before the first opening and right after it. That all of them are still open after the round is

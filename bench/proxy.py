@@ -39,7 +39,7 @@ from contenders import (
     serving,
     upstream,
     upstream_requests,
-    version_of,
+    versions_of,
 )
 from process_tree import BenchError, core_busy_s, pinned, weigh
 from proxy_report import HEADINGS, Result, Round, aligned, page, table
@@ -257,10 +257,9 @@ def _setting(
     plan: Plan, core: int, load_cores: Sequence[int], load_averages: tuple[float, float]
 ) -> str:
     """What the figures rest on, for the page."""
-    versions = ", ".join(f"{name} {version_of(name)}" for name in VERSIONS_OF)
     return f"""\
 - {machine.sentence()}
-- {versions}
+- {versions_of(VERSIONS_OF)}
 - Run with `python bench/proxy.py --rounds {plan.rounds} --seconds {plan.seconds}`. Load average of
   the machine before {load_averages[0]:.1f}, after {load_averages[1]:.1f}.
 - The contender has core {core}; wrk (one thread) and the upstream share core
