@@ -23,6 +23,7 @@ TESTED_BY = {
     "other-paths": "test_other_paths",
     "patience": "test_patience",
     "prints": "test_prints",
+    "proxies": "test_proxies_and_netrc_are_not_used",  # tests/test_transport_environment.py
     "reply-headers": "test_reply_headers",
 }
 
