@@ -25,6 +25,8 @@ _WORTH_ANOTHER_TARGET = frozenset(
     }
 )
 
+_MAX_NAMES = 10
+
 
 def find_route(catalog: Catalog, model: str | None) -> Route:
     """The route for a model's public name; raises ClientError (404) where there is none."""
@@ -53,5 +55,8 @@ def is_worth_another_target(error: UpstreamError) -> bool:
 
 
 def _names(catalog: Catalog) -> str:
-    names = [route.name for route in catalog.routes][:10]
-    return f"There are: {', '.join(names)}." if names else "There are no routes at all."
+    names = [route.name for route in catalog.routes]
+    if not names:
+        return "There are no routes at all."
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"There are: {', '.join(names[:_MAX_NAMES])}{more}."
