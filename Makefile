@@ -32,6 +32,7 @@ check: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python bench/engine.py
+	$(BIN)/python bench/proxy.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
