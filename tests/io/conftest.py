@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import stat
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 import uvloop
 from certificates import Certificates, make_certificates
-from wires import until
+from wires import open_sockets, until
 
 from keyhole.io.upstreams import PooledTransport
 
@@ -24,14 +21,6 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-def open_sockets() -> int:
-    found = 0
-    for number in os.listdir("/dev/fd"):  # noqa: PTH208  # a listing of numbers, not of files
-        with contextlib.suppress(OSError):  # the listing's own
-            found += stat.S_ISSOCK(os.fstat(int(number)).st_mode)
-    return found
 
 
 @pytest.fixture

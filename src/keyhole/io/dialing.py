@@ -12,6 +12,8 @@ Facts (CPython 3.11 asyncio and uvloop 0.23, November 2026):
   takes that last one for a connection under way, uvloop does not.
 - `ssl.create_default_context` loads the system's trust store: 20 to 40 ms, once for a transport.
 - Cancelling `create_connection` closes its socket; a lookup in getaddrinfo's thread goes on.
+  Cancelled in the very turn in which the connection was made, uvloop closes without telling the
+  protocol by `connection_lost`, though it had told `connection_made`.
 """
 
 from __future__ import annotations
@@ -112,15 +114,15 @@ class Dialer:
                 finally:
                     self._wheel.forget(alarm)
         except TimeoutError:
-            connection.abort()
+            connection.give_up()
             if answer_by_s < connect_by_s:
                 raise no_head_in_time(self._name, timeouts.first_byte_s) from None
             raise not_connected_in_time(self._name, timeouts.connect_s) from None
         except OSError as error:
-            connection.abort()
+            connection.give_up()
             raise unreachable(self._name, error) from None
         except BaseException:
-            connection.abort()
+            connection.give_up()
             raise
         return connection
 

@@ -179,6 +179,11 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def give_up(self) -> None:
+        """Abort a connection whose making has failed; `connection_lost` may never come."""
+        self.abort()
+        self._leave()
+
     # For the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -227,8 +232,7 @@ class Connection(asyncio.Protocol):
             self._fail(self._early_end(bad))
         if not self.is_dead:
             self._die()
-        self._transport = None
-        self._owner.on_closed(self)
+        self._leave()
 
     # For the deadline wheel
 
@@ -280,6 +284,11 @@ class Connection(asyncio.Protocol):
         self.due_s = NEVER_S
         self._wheel.forget(self)
         self._owner.on_dead(self)
+
+    def _leave(self) -> None:
+        if self._transport is not None:
+            self._transport = None
+            self._owner.on_closed(self)
 
     def _set_due(self, due_s: float) -> None:
         self.due_s = due_s
