@@ -106,7 +106,7 @@ class UpstreamError(KeyholeError):
         self.upstream_status = upstream_status
         """The status that the upstream answered with; None if it never answered."""
         self.retry_after = retry_after
-        """The upstream's `Retry-After` as it came (seconds or a date), if it gave one."""
+        """When the upstream says to come back: whole seconds or a date; None if it does not."""
 
 
 class GatewayError(KeyholeError):

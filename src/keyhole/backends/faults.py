@@ -144,9 +144,11 @@ def culprit(upstream: Upstream) -> str:
 
 
 def read_retry_after(headers: Mapping[str, str]) -> str | None:
-    """When to come back: seconds or an HTTP date, as it came; None for anything else."""
+    """When to come back: whole seconds or an HTTP date; None for anything else."""
     told = headers.get("retry-after", "").strip(" \t")
-    if _SECONDS.fullmatch(told) or _DATE.fullmatch(told):
+    if _SECONDS.fullmatch(told):  # a fraction is no Retry-After to clients: urllib3 raises at one
+        return str(math.ceil(float(told)))
+    if _DATE.fullmatch(told):
         return told
     # A list of policies; Hugging Face's is `"api";r=0;t=55`. The longest wait is the true one.
     waits = [
