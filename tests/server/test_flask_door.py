@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -252,3 +253,17 @@ class TestBody:
     def test_a_length_that_is_none_is_none(self, client: FlaskClient, length: str) -> None:
         environ = {"wsgi.input": io.BytesIO(ODD), "CONTENT_LENGTH": length}
         assert post(client, **environ).json["code"] == "invalid_json"
+
+
+def test_who_is_cut_off_when_it_closes_is_told_so_under_the_request_s_id(
+    composed: Composed, gateway: ThreadedGateway
+) -> None:
+    app = app_over(gateway)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(post, app.test_client(), body=b'{"input": "wait"}')
+        assert composed.transport.is_inside.wait(60)
+        gateway.close()
+        answer = waiting.result()
+    (record,) = composed.memory.records
+    assert (answer.status_code, answer.json["code"]) == (503, "shutting_down")
+    assert answer.json["request_id"] == answer.headers["x-request-id"] == record.request_id

@@ -175,15 +175,21 @@ def _exchange(gateway: ThreadedGateway, environ: Environ, head: Head) -> Reply:
         return admission
     try:
         return _answer(gateway, admission, environ)
+    except GatewayError as error:  # the core was closed meanwhile
+        return _unavailable(error.code, error.message, admission.record.request_id)
     finally:
         if not admission.is_over:
             gateway.end(lambda core: core.left(admission))
 
 
-def _unavailable(code: Code, error: str) -> Reply:
-    """For the time when there is no core to ask."""
-    body = msgspec.json.encode({"error": error, "code": code})
-    return Reply(status=503, headers=[("content-type", JSON)], body=body)
+def _unavailable(code: Code, error: str, request_id: str | None = None) -> Reply:
+    """For the time when there is no core to ask; there is an id where one was given before."""
+    body = {"error": error, "code": code}
+    headers = [("content-type", JSON)]
+    if request_id is not None:
+        body["request_id"] = request_id
+        headers.append(("x-request-id", request_id))
+    return Reply(status=503, headers=headers, body=msgspec.json.encode(body))
 
 
 def _answer(gateway: ThreadedGateway, admission: Admission, environ: Environ) -> Reply:
