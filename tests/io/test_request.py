@@ -94,7 +94,7 @@ def test_what_would_break_a_request_apart_is_refused(fields: dict[str, object]) 
     assert TOKEN not in caught.value.explained
 
 
-@pytest.mark.parametrize("request_id", ["", "a\r\nb", "a b", "\xe9", "x" * 201, "a\n"])
+@pytest.mark.parametrize("request_id", ["a\r\nb", "a\tb", "\xe9", "a\0", "a\n"])
 def test_a_request_id_that_cannot_be_sent_is_refused(request_id: str) -> None:
     upstream = make_upstream()
     with pytest.raises(GatewayError):

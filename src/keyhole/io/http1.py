@@ -130,7 +130,11 @@ class Connection(asyncio.Protocol):
         self._total_by_s = began_s + timeouts.total_s
         self._set_due(min(began_s + timeouts.first_byte_s, self._total_by_s))
         self._transport.write(message)
-        await self._wait_for(_HEAD)
+        self._wants = _HEAD
+        self._waiter = self._loop.create_future()
+        await self._waiter
+        if self._error is not None:
+            raise self._error
 
     @property
     def status(self) -> int:

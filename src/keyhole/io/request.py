@@ -1,8 +1,7 @@
 """Writes requests to one upstream as bytes: the one place where its secret is attached.
 
-It sends nothing. What is the same for every request stands ready as bytes, and so do the heads
-of the requests that were asked for before, with all of their headers checked: a line break in a
-header would be a second header, or a second request.
+It sends nothing. The heads of requests that were asked for before stand ready, with all of their
+headers checked: a line break in a header would be a second header, or a second request.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ _MAX_HEADS = 256
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PATH = re.compile(r"[\x21-\x7e]*")
 _VALUE = re.compile(r"[\x20-\x7e]*")
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 # What only this module may say: it frames the request, names its host, carries the secret.
 _OURS = frozenset(
@@ -52,7 +50,7 @@ class RequestWriter:
             ("user-agent", f"keyhole/{__version__}"),
             ("accept-encoding", "identity"),
         ]
-        self._heads: dict[tuple[str, str, tuple[tuple[str, str], ...]], bytes] = {}
+        self._heads: dict[tuple[str, str, tuple[tuple[str, str], ...]], str] = {}
 
     def write(self, request: UpstreamRequest, request_id: str) -> bytes:
         """Head and body; raises GatewayError for what would not arrive as it was meant."""
@@ -60,19 +58,14 @@ class RequestWriter:
         head = self._heads.get(key)
         if head is None:
             head = self._head(request)
-        if not _REQUEST_ID.fullmatch(request_id):
+        if not (request_id.isascii() and request_id.isprintable()):
             raise unsendable(self._upstream.name, "a request id")
         body = request.body
         if not body and request.method in ("GET", "HEAD"):
-            return b"%b%b\r\n\r\n" % (head, request_id.encode())
-        return b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (
-            head,
-            request_id.encode(),
-            len(body),
-            body,
-        )
+            return f"{head}{request_id}\r\n\r\n".encode("ascii")
+        return f"{head}{request_id}\r\ncontent-length: {len(body)}\r\n\r\n".encode("ascii") + body
 
-    def _head(self, request: UpstreamRequest) -> bytes:
+    def _head(self, request: UpstreamRequest) -> str:
         """The head up to the value of x-request-id, which is its last header but one."""
         name = self._upstream.name
         path = self._base_path + request.path or "/"
@@ -88,7 +81,7 @@ class RequestWriter:
             headers.append(("authorization", f"Bearer {self._upstream.secret.reveal()}"))
         lines = [f"{request.method} {path} HTTP/1.1"]
         lines += [f"{key}: {value}" for key, value in headers]
-        head = "\r\n".join([*lines, "x-request-id: "]).encode("ascii")
+        head = "\r\n".join([*lines, "x-request-id: "])
         if len(self._heads) >= _MAX_HEADS:
             self._heads.clear()
         self._heads[request.method, request.path, request.headers] = head
