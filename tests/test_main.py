@@ -60,7 +60,7 @@ async def test_any_model_of_hugging_face_is_asked_with_the_token_and_nothing_of_
             {"input": "Why?", "model": "owner/name:fastest", "token": "hf_of_the_client"},
             (b"authorization", b"Bearer hf_of_the_client"),
             (b"cookie", b"session=1"),
-            (b"x-forwarded-for", b"203.0.113.9"),
+            (b"x-forwarded-for", b"127.0.0.9"),
             (b"x-api-key", b"secret"),
             (b"x-hf-bill-to", b"somebody"),
             (b"x-request-id", b"the-clients-own"),

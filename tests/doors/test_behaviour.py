@@ -40,7 +40,7 @@ def test_nothing_of_the_clients_headers_reaches_the_transport(door: Door) -> Non
         ("Cookie", "session=theirs"),
         ("X-Api-Key", "theirs"),
         ("X-Request-Id", "theirs"),
-        ("Forwarded", "for=theirs"),
+        ("X-Forwarded-Host", "theirs"),
         ("User-Agent", "theirs"),
         ("X-Use-Cache", "theirs"),
     )

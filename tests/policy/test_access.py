@@ -61,6 +61,29 @@ def test_no_host_or_two_are_refused() -> None:
     assert refusal(head(local, (b"host", b"evil.example"))) == Code.HOST_NOT_ALLOWED
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"x-forwarded-for", b"203.0.113.9"),
+        (b"x-forwarded-for", b"203.0.113.9, 127.0.0.1"),
+        (b"x-forwarded-for", b"127.0.0.1, unknown"),
+        (b"x-forwarded-for", b""),
+        (b"x-real-ip", b"10.0.0.1"),
+        (b"forwarded", b"for=127.0.0.1"),
+    ],
+)
+def test_callers_whom_a_proxy_on_this_machine_passes_on_are_refused(
+    header: tuple[bytes, bytes],
+) -> None:
+    """nginx in front, say: the connection is local, its caller is not."""
+    assert refusal(hosted(header)) is Code.CALLER_NOT_LOCAL
+
+
+def test_a_proxy_of_a_developers_own_is_let_in() -> None:
+    """As a front end's development server adds it to a local caller's request."""
+    assert refusal(hosted((b"x-forwarded-for", b"::1, 127.0.0.1"))) is None
+
+
 @pytest.mark.parametrize("peer", ["10.0.0.1", "::", "fe80::1%eth0", "8.8.8.8", "", "unknown", "x"])
 def test_callers_from_elsewhere_are_refused(peer: str) -> None:
     assert refusal(head((b"host", b"localhost"), peer=peer)) == Code.CALLER_NOT_LOCAL

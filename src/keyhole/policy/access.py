@@ -29,6 +29,12 @@ def check_caller(head: Head, access: Access) -> None:
             "Only callers on this machine are served, because no keys exist.",
             status=403,
         )
+    if _is_forwarded(head):
+        raise ClientError(
+            Code.CALLER_NOT_LOCAL,
+            "A proxy passes on a caller from another machine, and no keys exist.",
+            status=403,
+        )
     host = _single(head, b"host")
     if host is None or not is_loopback(_host_name(host)):
         raise ClientError(
@@ -87,6 +93,19 @@ def is_loopback(host: str | None) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
+
+
+def _is_forwarded(head: Head) -> bool:
+    """Whether a proxy on this machine says that its own caller is elsewhere.
+
+    What such a header says is believed only against the caller: leaving it out is the proxy's
+    business, so a proxy that does lets everybody in.
+    """
+    if head.first(b"forwarded") is not None:
+        return True
+    told = [*head.values(b"x-forwarded-for"), *head.values(b"x-real-ip")]
+    addresses = (part.strip() for value in told for part in value.decode("latin-1").split(","))
+    return not all(is_loopback(address) for address in addresses)
 
 
 def _single(head: Head, name: bytes) -> str | None:
