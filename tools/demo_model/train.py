@@ -89,10 +89,10 @@ def generation_config(end: int) -> dict[str, object]:
         "bos_token_id": end,
         "eos_token_id": end,
         "do_sample": True,
-        "temperature": 0.8,
+        "temperature": 0.6,
         "top_k": 40,
-        "top_p": 0.95,
-        "max_new_tokens": 260,
+        "top_p": 0.9,
+        "max_new_tokens": 400,
     }
 
 
