@@ -1,4 +1,4 @@
-"""Certificates for tests, made by the openssl program: of two authorities, good and expired."""
+"""Certificates for tests, of one authority, made by the openssl program: see `kinds` below."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from msgspec import Struct
 
 _CONFIG = """
 [ca]
-default_ca = here
-[here]
+default_ca = files
+[files]
 dir = {folder}
 database = {folder}/index.txt
 new_certs_dir = {folder}
@@ -25,8 +25,11 @@ commonName = supplied
 basicConstraints = critical, CA:TRUE
 keyUsage = critical, keyCertSign
 subjectKeyIdentifier = hash
-[server]
+[here]
 subjectAltName = DNS:localhost
+authorityKeyIdentifier = keyid
+[elsewhere]
+subjectAltName = DNS:elsewhere.example
 authorityKeyIdentifier = keyid
 """
 
@@ -37,7 +40,7 @@ class Certificates(Struct, frozen=True):
     folder: Path
 
     def server(self, name: str) -> ssl.SSLContext:
-        """A server with the certificate `good`, `expired` or `early`."""
+        """A server with the certificate `good`, `elsewhere`, `expired` or `early`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.folder / f"{name}.pem", self.folder / "server.key")
         return context
@@ -63,16 +66,17 @@ def make_certificates(folder: Path) -> Certificates:
         *("req", "-new", *new_key, "-keyout", "server.key", "-out", "server.csr"),
         *("-subj", "/CN=localhost"),
     )
-    spans = {
-        "good": ("20200101000000Z", "20991231000000Z"),
-        "expired": ("20200101000000Z", "20200102000000Z"),
-        "early": ("20990101000000Z", "20991231000000Z"),
+    kinds = {
+        "good": ("here", "20200101000000Z", "20991231000000Z"),
+        "elsewhere": ("elsewhere", "20200101000000Z", "20991231000000Z"),
+        "expired": ("here", "20200101000000Z", "20200102000000Z"),
+        "early": ("here", "20990101000000Z", "20991231000000Z"),
     }
-    for name, (start, end) in spans.items():
+    for name, (place, start, end) in kinds.items():
         _openssl(
             folder,
             *("ca", "-batch", "-notext", "-in", "server.csr", "-out", f"{name}.pem"),
-            *("-cert", "authority.pem", "-keyfile", "authority.key", "-extensions", "server"),
+            *("-cert", "authority.pem", "-keyfile", "authority.key", "-extensions", place),
             *("-startdate", start, "-enddate", end),
         )
     return Certificates(folder)

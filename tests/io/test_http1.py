@@ -242,6 +242,18 @@ async def test_bytes_behind_a_response_close_the_connection_and_leave_the_respon
     assert wire.owner.told == ["opened", "dead", "closed"]
 
 
+async def test_an_answer_that_came_before_the_whole_request_had_left_ends_the_connection() -> None:
+    wire = Wire()
+    asking = wire.ask()
+    await turn(1)
+    wire.transport.unsent_bytes = 1
+    wire.feed(SMALL)
+    await asking
+
+    assert await wire.connection.read_all() == b"hi"
+    assert not wire.connection.may_reuse
+
+
 # Deadlines: the wheel is stepped, no time passes
 
 

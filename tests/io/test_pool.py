@@ -226,6 +226,26 @@ async def test_who_is_cancelled_as_its_turn_comes_hands_it_on() -> None:
         await transport.aclose()
 
 
+@pytest.mark.parametrize("is_read", [False, True])
+async def test_who_is_cancelled_and_not_out_of_the_queue_yet_gets_nothing(is_read: bool) -> None:
+    """The cancellation and the freed slot come in the same turn of the loop."""
+    transport = PooledTransport(max_connections=1)
+    async with StandIn(OK) as standin:
+        upstream = make_upstream(standin.url)
+        request = make_request(upstream)
+        response = await transport.open(request, request_id="id", timeouts=TIMEOUTS)
+        leaving, staying = send(transport, upstream), send(transport, upstream)
+        await until(lambda: state(transport) == "1 active, 0 idle, 2 queued")
+        leaving.cancel()
+        if is_read:
+            assert await response.read() == b'{"ok": true}'
+        response.close()
+        assert (await staying).status == 200
+        assert leaving.cancelled()
+        assert state(transport) == "0 active, 1 idle, 0 queued"
+        await transport.aclose()
+
+
 async def test_waiting_in_the_queue_has_a_deadline() -> None:
     transport = PooledTransport(max_connections=1)
     async with StandIn(Reply(delay_s=60)) as standin:
@@ -359,6 +379,15 @@ async def test_a_stream_that_breaks_says_so(transport: PooledTransport) -> None:
         assert state(transport) == "0 active, 0 idle, 0 queued"
 
 
+async def test_a_response_that_is_forgotten_says_so(transport: PooledTransport) -> None:
+    async with StandIn(OK) as standin:
+        request = make_request(make_upstream(standin.url))
+        response = await transport.open(request, request_id="id", timeouts=TIMEOUTS)
+        with pytest.warns(ResourceWarning, match="a response of gpu was left open"):
+            response.__del__()
+        response.close()
+
+
 # Unix sockets, and what cannot be reached
 
 
@@ -467,6 +496,7 @@ async def test_tls_with_the_right_certificate(certificates: Certificates) -> Non
     ("name", "host", "is_trusted", "words"),
     [
         ("good", "127.0.0.1", True, "it is for another host"),
+        ("elsewhere", "localhost", True, "it is for another host"),
         ("expired", "localhost", True, "it has expired"),
         ("early", "localhost", True, "it is not valid yet"),
         ("good", "localhost", False, "nobody whom this machine trusts has signed it"),
@@ -486,6 +516,37 @@ async def test_tls_with_a_certificate_that_is_not_accepted(
     )
     assert error.code == "upstream_unreachable"
     assert state(transport) == "0 active, 0 idle, 0 queued"
+
+
+@pytest.mark.parametrize(
+    ("content", "is_whole"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\nhi", True),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", True),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nhi", False),
+    ],
+)
+async def test_a_body_over_tls_ends_with_its_length_or_with_the_connection(
+    certificates: Certificates, content: bytes, is_whole: bool
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(content)
+        writer.close()
+
+    context = certificates.server("good")
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    transport = PooledTransport(tls=certificates.trust(make_tls()))
+    upstream = make_upstream(f"https://localhost:{server.sockets[0].getsockname()[1]}")
+    if is_whole:
+        assert (await send(transport, upstream)).body == b"hi"
+    else:
+        assert "broke off" in (await failure(send(transport, upstream))).message
+    await until(lambda: state(transport) == "0 active, 0 idle, 0 queued")
+    await transport.aclose()
+    server.close()
+    await server.wait_closed()
+    await asyncio.sleep(0.05)
 
 
 async def test_a_server_that_does_not_speak_tls(transport: PooledTransport) -> None:

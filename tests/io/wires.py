@@ -32,6 +32,7 @@ class FakeTransport(asyncio.Transport):
     def __init__(self, connection: Connection) -> None:
         super().__init__()
         self.written: list[bytes] = []
+        self.unsent_bytes = 0
         self.is_closed = False
         self.is_paused = False
         self._connection = connection
@@ -40,6 +41,9 @@ class FakeTransport(asyncio.Transport):
     def write(self, data: Any) -> None:
         assert not self.is_closed
         self.written.append(bytes(data))
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent_bytes
 
     def abort(self) -> None:
         if not self.is_closed:

@@ -8,8 +8,10 @@ Facts (CPython 3.11 asyncio and uvloop 0.23, November 2026):
 - `eof_received` is end-of-file in good order; without it a connection has broken, whatever
   `connection_lost` is given. Both may come with a request outstanding or with none.
 - `abort` on either loop calls `connection_lost` in a later turn of the loop, never within.
-- uvloop collects what was written in one turn and writes it at the end of it; asyncio writes at
-  once. On both, one `write` of head and body is one packet where it fits.
+- Both write at once what the socket takes: one `write` of head and body is one system call, and
+  one packet where it fits.
+- Over TLS without close_notify uvloop tells no `eof_received`, asyncio does: so a body until the
+  end that was cut off on the way (RFC 9112, section 9.8) is refused on uvloop alone.
 - While reading is paused the end of the connection goes unseen, too.
 """
 
@@ -148,8 +150,17 @@ class Connection(asyncio.Protocol):
 
     @property
     def may_reuse(self) -> bool:
-        """Whether the response is complete and another request may follow it."""
-        return self._response.may_reuse and not self.is_dead
+        """Whether the response is complete and another request may follow it.
+
+        Not where it came before all of the request had left: an upstream that has not read a
+        body to its end could take the rest of it for a request.
+        """
+        return (
+            self._response.may_reuse
+            and not self.is_dead
+            and self._transport is not None
+            and self._transport.get_write_buffer_size() == 0
+        )
 
     async def read_all(self) -> bytes:
         """The rest of the body; raises UpstreamError."""

@@ -36,7 +36,7 @@ from keyhole.io.failures import BadResponseError, answer_too_large, broke_off, n
 MAX_HEAD_BYTES = 64 * 1024
 """All heads of one response together, those of 1xx included; as much as we take of a client's."""
 MAX_INTERIM = 8
-"""1xx responses before the response; Go's net/http takes 5, and servers send one or two."""
+"""1xx responses before the response; Go's net/http took 5, and servers send one or two."""
 
 _CONTENT_LENGTH = b"content-length"
 _TRANSFER_ENCODING = b"transfer-encoding"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import warnings
 from types import TracebackType
 from typing import Self
 
@@ -28,7 +29,8 @@ class OpenResponse:
     """A response whose head is there: `async for` gives its body piece by piece.
 
     Leave it with `async with`, or call `close`: a body that is not read to its end closes the
-    connection. A reader that is slow makes the upstream wait.
+    connection, and one that is forgotten would keep its slot. A slow reader makes the upstream
+    wait.
     """
 
     __slots__ = ("_connection", "_pool", "headers", "status")
@@ -56,6 +58,11 @@ class OpenResponse:
         connection, self._connection = self._connection, None
         if connection is not None:
             self._pool.discard(connection)
+
+    def __del__(self) -> None:
+        if self._connection is not None:
+            told = f"a response of {self._pool.upstream.name} was left open"
+            warnings.warn(told, ResourceWarning, stacklevel=2, source=self)
 
     def __aiter__(self) -> Self:
         return self
