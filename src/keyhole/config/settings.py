@@ -46,6 +46,7 @@ _ONCE: Mapping[str, Mapping[str, Check]] = {
         "allowed_origins": list_of(origin, example='["https://app.example.org"]'),
         "max_body_bytes": whole(1024, 1024**3, unit="bytes"),
         "drain_timeout_s": seconds(0, 3600),
+        "read_timeout_s": seconds(0.001, 3600),
         "builtin_routes": flag,
     },
     "log": {"format": one_of("auto", "text", "json"), "texts": flag},
@@ -91,6 +92,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     config_path: Path | None
     max_body_bytes: int = 2 * 1024 * 1024
     drain_timeout_s: float = 30
+    read_timeout_s: float = 30
     access: Access
     catalog: Catalog
     log: LogSettings
