@@ -22,6 +22,8 @@ def running(
             opened = servers.gunicorn(tmp_path_factory.mktemp("gunicorn"))
         case "werkzeug" | "blueprint":
             opened = servers.werkzeug(name, "/ai" if name == "blueprint" else "")
+        case "fastlane" | "asgi-strict":
+            opened = servers.strict(name)
         case _:
             opened = servers.asgi(name.partition("-")[2])
     with opened as door:
@@ -33,3 +35,5 @@ def running(
 def door(running: Door) -> Iterator[Door]:
     with no_leaks(running.loop):
         yield running
+    if running.edge is not None:
+        assert running.edge.buffered_bytes == 0

@@ -2,7 +2,7 @@
 
 A request runs when its body is complete and it is its turn on the connection. Everything that
 is not a POST to a path of some dialect goes the ordinary way (`strict`, then the ASGI door).
-It writes no reply of its own: the core does.
+It makes no reply of its own: the core does.
 """
 
 from __future__ import annotations
@@ -12,17 +12,25 @@ from typing import Any
 
 from keyhole.errors import ClientError, Code
 from keyhole.exchange import Admission, body_too_large
-from keyhole.server.strict import StrictProtocol
+from keyhole.server.app import UNKNOWN_PEER
+from keyhole.server.strict import NEVER_AWAITED, StrictProtocol, expects_continue
 from keyhole.wire.http import Head, Reply
 
-PAUSE_AT = 16
-"""Requests that wait on one connection before it is read no more; a paused one cannot tell that
-its client has gone, hence not at the first."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class FastLane(StrictProtocol):
     """A connection whose hot requests take the short way."""
+
+    peer: str | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Remember who calls; on TCP one that has hung up already has no address either."""
+        super().connection_made(transport)
+        if self.client is not None:
+            self.peer = self.client[0]
+        elif self.server is None or self.server[1] is not None:
+            self.peer = UNKNOWN_PEER
 
     def take_head(self, method: bytes) -> None:
         """Serve a request whose head is complete: here if it is hot, through ASGI otherwise."""
@@ -30,21 +38,20 @@ class FastLane(StrictProtocol):
         if method != b"POST" or not self.edge.gateway.is_hot(path):
             super().take_head(method)
             return
-        running = self.cycle
+        newest = self.cycle
         self.cycle = cycle = HotCycle(self, path)
-        if running is None or running.response_complete:
+        if newest is None or newest.response_complete:
+            self.running = cycle
             cycle.take_turn()
         else:
             self.pipeline.appendleft((cycle, self.app))
-            if len(self.pipeline) >= PAUSE_AT:
-                self.flow.pause_reading()
 
     def on_body(self, body: bytes) -> None:
         """Pass a part of the body on."""
         cycle = self.cycle
         if isinstance(cycle, HotCycle):
-            if not self._is_upgrading:
-                cycle.take_body(body)
+            self.body_bytes += len(body)
+            cycle.take_body(body)
         else:
             super().on_body(body)
 
@@ -57,29 +64,25 @@ class FastLane(StrictProtocol):
         else:
             super().on_message_complete()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End what runs and what waits: nobody will read the replies."""
-        waiting = [cycle for cycle, _ in self.pipeline]
-        self.pipeline.clear()
-        super().connection_lost(exc)
-        for cycle in (self.running, self.cycle, *waiting):
-            if isinstance(cycle, HotCycle):
-                cycle.leave()
-
     def end_incomplete(self, cycle: Any, error: ClientError) -> Reply:
         """End a request whose body breaks off; the reply that says so."""
         if isinstance(cycle, HotCycle):
             return cycle.end_incomplete(error)
         return super().end_incomplete(cycle, error)
 
+    def lose(self, cycle: Any) -> None:
+        """Tell a request that nobody will read its reply."""
+        if isinstance(cycle, HotCycle):
+            cycle.leave()
+        else:
+            super().lose(cycle)
+
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if isinstance(cycle, HotCycle):
+            self.running = cycle
             cycle.take_turn()
         else:
             super()._start_asgi_task(cycle, app)
-
-    running: HotCycle | None = None
-    """The request whose turn it is; `cycle`, uvicorn's, is the newest one."""
 
 
 class HotCycle:
@@ -92,11 +95,11 @@ class HotCycle:
         "_task",
         "body",
         "disconnected",
-        "expects_continue",
         "keep_alive",
         "message_event",
         "more_body",
         "response_complete",
+        "waiting_for_100_continue",
     )
 
     def __init__(self, protocol: FastLane, path: str) -> None:
@@ -105,44 +108,46 @@ class HotCycle:
         self._protocol = protocol
         self._is_turn = False
         self._task: asyncio.Task[None] | None = None
-        self.body = bytearray()
+        self.body: bytes | bytearray = b""
         self.more_body = True
         self.keep_alive = version != "1.0" and parser.should_keep_alive()
         self.response_complete = False
         self.disconnected = False
-        self.message_event = _NEVER_AWAITED
-        client = protocol.client
-        head = Head(
-            method="POST",
-            path=path,
-            headers=tuple(headers),
-            peer=None if client is None else client[0],
-        )
-        self._admitted = protocol.edge.gateway.admit(head)
-        self.expects_continue = version == "1.1" and any(
-            name == b"expect" and value.lower() == b"100-continue" for name, value in headers
+        self.message_event = NEVER_AWAITED
+        self.waiting_for_100_continue = expects_continue(version, headers)
+        self._admitted = protocol.edge.gateway.admit(
+            Head(method="POST", path=path, headers=tuple(headers), peer=protocol.peer)
         )
 
     def take_turn(self) -> None:
         """Every request before this one has been answered."""
         self._is_turn = True
-        self._protocol.running = self
         if isinstance(self._admitted, Reply):
-            # Answered by the head alone; what is still to come of its body is not wanted.
-            self._finish(self._admitted)
+            if self._protocol.flow.write_paused:
+                self._start()
+            else:
+                self._finish(self._admitted)
         elif not self.more_body:
             self._start()
-        elif self.expects_continue and not self.body:
-            self._protocol.transport.write(CONTINUE)
+        elif self.waiting_for_100_continue:
+            self.waiting_for_100_continue = False
+            if not self.body:
+                self._protocol.transport.write(CONTINUE)
 
     def take_body(self, part: bytes) -> None:
         """A part of the body; raises ClientError for one that is too much."""
-        admission = self._admitted
-        if not isinstance(admission, Admission):
+        protocol, admission = self._protocol, self._admitted
+        if isinstance(admission, Reply):
+            protocol.check_dropped()
             return
-        edge = self._protocol.edge
-        self.body += part
+        edge = protocol.edge
         edge.buffered_bytes += len(part)
+        if not self.body:
+            self.body = part
+        elif isinstance(self.body, bytearray):
+            self.body += part
+        else:
+            self.body = bytearray(self.body) + part
         if len(self.body) > admission.max_body_bytes:
             raise body_too_large(admission.max_body_bytes)
         if edge.buffered_bytes > edge.max_buffered_bytes:
@@ -160,7 +165,8 @@ class HotCycle:
     def complete(self) -> None:
         """The body has ended."""
         self.more_body = False
-        if self._is_turn and not self.response_complete:
+        self.waiting_for_100_continue = False
+        if self._is_turn and not self.response_complete and self._task is None:
             self._start()
 
     def leave(self) -> None:
@@ -179,41 +185,50 @@ class HotCycle:
         protocol = self._protocol
         self._task = task = protocol.loop.create_task(self._run())
         protocol.tasks.add(task)
-        task.add_done_callback(protocol.tasks.discard)
+        task.add_done_callback(self._end_task)
 
     async def _run(self) -> None:
-        admission = self._admitted
-        if not isinstance(admission, Admission):
-            raise TypeError("only an admitted request runs")
-        reply = await self._protocol.edge.gateway.run(admission, bytes(self.body))
-        if self._protocol.flow.write_paused:
-            await self._protocol.flow.drain()
-        if not self.disconnected:
+        protocol, admitted = self._protocol, self._admitted
+        if isinstance(admitted, Reply):
+            reply = admitted
+        else:
+            reply = await protocol.edge.gateway.run(admitted, bytes(self.body))
+        if protocol.flow.write_paused:
+            await protocol.flow.drain()
+        if not self.response_complete:
             self._finish(reply)
+
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        protocol, admission = self._protocol, self._admitted
+        protocol.tasks.discard(task)
+        if task.cancelled():
+            # By its client's leaving, or by uvicorn when draining took too long; one that had
+            # not begun to run has told the core nothing.
+            self.leave()
+            if isinstance(admission, Admission):
+                protocol.edge.gateway.left(admission)
+        elif (error := task.exception()) is not None:
+            protocol.transport.abort()
+            protocol.loop.call_exception_handler(
+                {"message": "a request of the fast lane failed", "exception": error}
+            )
 
     def _finish(self, reply: Reply) -> None:
         protocol = self._protocol
-        is_last = self.more_body or not self.keep_alive
+        # Who is answered by the head alone may leave the body out if it was not asked for yet,
+        # and one that is too large is not worth reading; any other is dropped as it comes.
+        is_cut = self.more_body and (self.waiting_for_100_continue or reply.status == 413)
+        is_last = is_cut or not self.keep_alive
         self.response_complete = True
+        self.waiting_for_100_continue = False
         self._release()
-        protocol.running = None
         protocol.write_reply(reply, is_last=is_last, lingers=self.more_body)
         if not is_last:
             protocol.on_response_complete()
 
     def _release(self) -> None:
         self._protocol.edge.buffered_bytes -= len(self.body)
-        self.body = bytearray()
-
-
-class _NeverAwaited:
-    """Stands where uvicorn sets an event; a hot request waits for nothing."""
-
-    def set(self) -> None:
-        """Nothing."""
-
-
-_NEVER_AWAITED = _NeverAwaited()
+        self.body = b""
 
 
 def _too_much_buffered(max_bytes: int) -> ClientError:
