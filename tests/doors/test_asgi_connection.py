@@ -10,8 +10,8 @@ import pytest
 
 from doors.client import Replies, chunked, connect, generate, read_answer, request_bytes
 from doors.composed import ODD_JSON, Composed
+from doors.leaks import eventually
 from doors.servers import ASGI_DOORS, STRICT_DOORS, Door
-from doors.test_behaviour import eventually
 
 pytestmark = pytest.mark.parametrize("running", ASGI_DOORS, indirect=True, scope="session")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,19 +11,11 @@ import pytest
 
 from doors.client import ask, chunked, connect, generate, read_answer, request_bytes
 from doors.composed import MAX_BODY_BYTES, ODD_JSON
+from doors.leaks import eventually
 from doors.servers import Door
 
-PATIENCE_S = 60
 LLHTTP_DOORS = {"fastlane", "asgi-strict", "asgi-httptools"}
 """Whose parser takes no method that it does not know."""
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    """Wait for what another thread will do; there is no event to wait for from here."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.01)
 
 
 def told(door: Door, value: Any, headers: tuple[tuple[str, str], ...] = ()) -> dict[str, Any]:

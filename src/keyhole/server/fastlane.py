@@ -222,7 +222,7 @@ class HotCycle:
         self.response_complete = True
         self.waiting_for_100_continue = False
         self._release()
-        protocol.write_reply(reply, is_last=is_last, lingers=self.more_body)
+        protocol.write_reply(reply, is_last=is_last)
         if not is_last:
             protocol.on_response_complete()
 

@@ -80,7 +80,19 @@ class Turn:
     def take_turn(self) -> None:
         """Answer, and end the connection."""
         self.response_complete = True
-        self._protocol.write_reply(self._reply, is_last=True, lingers=True, is_head=self._is_head)
+        self._protocol.write_reply(self._reply, is_last=True, is_head=self._is_head)
+
+
+class _Farewell:
+    """A transport for uvicorn's cycles, whose closing lets the client read its reply first."""
+
+    def __init__(self, protocol: StrictProtocol) -> None:
+        self._protocol = protocol
+        self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
+
+    def close(self) -> None:
+        """Close, as after every last reply."""
+        self._protocol.end()
 
 
 class _NeverAwaited:
@@ -206,9 +218,11 @@ class StrictProtocol(HttpToolsProtocol):
         self._since_s = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; a trailer is dropped."""
+        """Keep a header; a trailer is dropped, but `Connection` would change the parser's mind."""
         if not self._past_head:
             self.headers.append((name.lower(), value))
+        elif name.lower() == b"connection":
+            raise _refused("Connection cannot be a trailer.")
 
     def on_headers_complete(self) -> None:
         """Check the head, and hand it on; raises ClientError."""
@@ -247,6 +261,7 @@ class StrictProtocol(HttpToolsProtocol):
         self.headers.extend(headers)
         self.expect_100_continue = expects_continue(self.parser.get_http_version(), headers)
         super().on_headers_complete()
+        self.cycle.transport = _Farewell(self)
         # uvicorn pauses behind a request that runs, and would not see its client leave.
         if not self.flow.write_paused:
             self.flow.resume_reading()
@@ -283,7 +298,7 @@ class StrictProtocol(HttpToolsProtocol):
         if is_in_its_body:
             if newest.response_complete or getattr(newest, "response_started", False):
                 self.lose(newest)
-                self._end(lingers=True)
+                self.end()
                 return
             reply = self.end_incomplete(newest, error)
             waits = any(cycle is newest for cycle, _ in self.pipeline)
@@ -324,14 +339,8 @@ class StrictProtocol(HttpToolsProtocol):
         else:
             super()._start_asgi_task(cycle, app)
 
-    def write_reply(
-        self, reply: Reply, *, is_last: bool, lingers: bool = False, is_head: bool = False
-    ) -> None:
-        """Write a whole reply in one piece, and close behind the last one.
-
-        `lingers` is for a client that may still be sending: unread bytes would reset the
-        connection and eat the reply, so they are read and dropped for a while.
-        """
+    def write_reply(self, reply: Reply, *, is_last: bool, is_head: bool = False) -> None:
+        """Write a whole reply in one piece, and close behind the last one."""
         if self.transport.is_closing():
             return
         edge, defaults = self.edge, self.server_state.default_headers
@@ -344,11 +353,19 @@ class StrictProtocol(HttpToolsProtocol):
         body = b"" if is_head else reply.body
         self.transport.write(b"".join((STATUS_LINE[reply.status], edge.default_head, framed, body)))
         if is_last:
-            self._end(lingers=lingers)
+            self.end()
 
-    def _end(self, *, lingers: bool) -> None:
+    def end(self) -> None:
+        """Close behind the last reply.
+
+        A client may still be sending, and unread bytes would reset the connection and eat the
+        reply, so they are read and dropped until it hangs up (RFC 9112, section 9.6).
+        """
+        if self._is_lingering or self.transport.is_closing():
+            return
         self._is_deaf = True
-        if not lingers or not self.transport.can_write_eof():
+        self._is_in_message = False
+        if not self.transport.can_write_eof():
             self.transport.close()
             return
         self._is_lingering = True
@@ -359,7 +376,7 @@ class StrictProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with the next request that waits, or wait for one."""
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
+        if self._is_lingering or self.transport.is_closing():
             return
         if not self.flow.write_paused:
             self.flow.resume_reading()
