@@ -32,8 +32,6 @@ from keyhole.server.app import AsgiDoor
 from keyhole.server.fastlane import FastLane
 from keyhole.server.strict import Edge, sweep_connections
 
-KEEP_ALIVE_S = 75
-MAX_BUFFERED_BYTES = 256 * 1024 * 1024
 REFUSING_S = 2
 """Enough to tell the clients of what is cut off; then uvicorn hangs up."""
 
@@ -52,8 +50,8 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         edge = Edge(
             gateway=runtime.gateway,
             read_timeout_s=settings.read_timeout_s,
-            keep_alive_s=KEEP_ALIVE_S,
-            max_buffered_bytes=MAX_BUFFERED_BYTES,
+            idle_timeout_s=settings.idle_timeout_s,
+            max_buffered_bytes=settings.max_buffered_bytes,
         )
         server = _Server(
             uvicorn.Config(

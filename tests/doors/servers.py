@@ -67,7 +67,7 @@ class Door:
 
 def make_edge(gateway: Gateway, **fields: Any) -> Edge:
     """Bounds that no test meets by chance."""
-    bounds = {"read_timeout_s": 60, "keep_alive_s": 60, "max_buffered_bytes": 64 * 1024 * 1024}
+    bounds = {"read_timeout_s": 60, "idle_timeout_s": 60, "max_buffered_bytes": 64 * 1024 * 1024}
     return Edge(gateway=gateway, **(bounds | fields))
 
 

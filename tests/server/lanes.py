@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 from doors.composed import Composed
 from doors.raw import told_apart
 from doors.servers import STRICT_DOORS, make_edge
+from keyhole.exchange import Gateway
 from keyhole.server.app import AsgiDoor
 from keyhole.server.strict import StrictProtocol
 
@@ -91,11 +92,19 @@ class FakeTransport(asyncio.Transport):
 class Lane:
     """One connection, and the gateway behind it."""
 
-    def __init__(self, name: str = "fastlane", composed: Composed | None = None, **bounds: Any):
+    def __init__(
+        self,
+        name: str = "fastlane",
+        composed: Composed | None = None,
+        *,
+        gateway: Gateway | None = None,
+        **bounds: Any,
+    ) -> None:
         self.composed = composed or Composed(io.StringIO())
-        self.edge = make_edge(self.composed.gateway, **bounds)
+        gateway = gateway or self.composed.gateway
+        self.edge = make_edge(gateway, **bounds)
         self.state = ServerState()
-        app = AsgiDoor(self.composed.gateway)
+        app = AsgiDoor(gateway)
         self._config = uvicorn.Config(app, ws="none", log_config=None, access_log=False)
         self._name = name
         self._connect()

@@ -52,7 +52,7 @@ class Edge(Struct, kw_only=True):
     gateway: Gateway
     read_timeout_s: float
     """For a head, and then for a body, to arrive; and for a client to take its reply."""
-    keep_alive_s: float
+    idle_timeout_s: float
     """How long a connection may be silent between requests."""
     max_buffered_bytes: int
     """Of the bodies of all requests that have not ended, together."""
@@ -428,7 +428,7 @@ class StrictProtocol(HttpToolsProtocol):
         elif self._is_in_message:
             if waited_s > edge.read_timeout_s and not self._keeps_client_waiting():
                 self.refuse(_too_slow(edge.read_timeout_s))
-        elif waited_s > edge.keep_alive_s and is_idle:
+        elif waited_s > edge.idle_timeout_s and is_idle:
             self.transport.close()
 
     def _keeps_client_waiting(self) -> bool:
