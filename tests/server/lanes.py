@@ -79,6 +79,11 @@ class FakeTransport(asyncio.Transport):
             if not self.untaken:
                 self._lose()
 
+    def lose(self) -> None:
+        """The client resets the connection, and that is known at once."""
+        self._is_closing = self.is_lost = True
+        self.protocol.connection_lost(ConnectionResetError())
+
     def abort(self) -> None:
         self._is_closing = True
         self._lose()
