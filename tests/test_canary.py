@@ -35,6 +35,7 @@ from keyhole.server.log import AccessLog
 from keyhole.server.loop import ThreadedGateway
 from keyhole.wire.http import Head, Reply, UpstreamRequest
 from processes.driving import command_lines, serving, wait_for
+from server.lanes import Lane
 from standins import Raw, Seen, StandIn
 from standins import Reply as Answer
 
@@ -158,7 +159,16 @@ CASES = (
     Case(Code.UPSTREAM_UNREACHABLE, Raw(), ALL),
     Case(Code.UPSTREAM_UNREACHABLE, Raw((b"HTTP/1.1 200 OK\r\n" + HF_TOKEN.encode(),)), ALL),
 )
-OTHERWISE = {Code.INTERNAL_ERROR, Code.SHUTTING_DOWN}
+BROKEN_OFF = {
+    Code.HEAD_TOO_LARGE: (b"X: " + HF_TOKEN.encode() * 4000,),
+    Code.MALFORMED_REQUEST: (b"Host: %s\r\nHost: x\r\n\r\n" % HF_TOKEN.encode(),),
+    Code.REQUEST_TOO_SLOW: (b"Host: 127.0.0.1\r\nContent-Length: 999\r\n\r\n" + PROMPT.encode(),),
+    Code.TOO_MUCH_BUFFERED: (
+        b"Host: 127.0.0.1\r\nContent-Length: 9999\r\n\r\n" + PROMPT.encode() * 20,
+    ),
+}
+"""What follows on a request line of the fast lane, and breaks the request off."""
+OTHERWISE = {Code.INTERNAL_ERROR, Code.SHUTTING_DOWN, *BROKEN_OFF}
 """Forced by tests of their own below."""
 NEVER_RAISED: set[Code] = set()
 """What is reserved; each with its reason."""
@@ -339,6 +349,29 @@ async def test_a_page_that_crashes_tells_nothing_of_it(place: Path):
     assert json.loads(reply.body)["code"] == Code.INTERNAL_ERROR
     assert_none_leaks(
         reply=shown(reply), text_log=logs.text.getvalue(), json_log=logs.json.getvalue()
+    )
+
+
+@pytest.mark.parametrize("code", BROKEN_OFF)
+async def test_a_request_that_breaks_off_tells_nothing_of_it(place: Path, code: Code):
+    settings = settings_for(place, "tgi", "http://127.0.0.1:9")
+    logs = Logs()
+    async with main.open_runtime(settings, keeps_engine=False, observers=logs.observers) as runtime:
+        lane = Lane(gateway=runtime.gateway, max_buffered_bytes=1024)
+        await lane.send(b"POST /generate?token=%s HTTP/1.1\r\n" % HF_TOKEN.encode())
+        await lane.send(CREDENTIAL[0][0] + b": " + CREDENTIAL[0][1] + b"\r\n", *BROKEN_OFF[code])
+        if code == Code.REQUEST_TOO_SLOW:
+            lane.sweep_in(100)
+        page = metrics(runtime.gateway)
+        reply = bytes(lane.transport.written)
+        lane.transport.abort()
+        await lane.settle()
+    assert f'"code":"{code}"'.encode() in reply
+    assert_none_leaks(
+        reply=reply.decode(),
+        text_log=logs.text.getvalue(),
+        json_log=logs.json.getvalue(),
+        page=page,
     )
 
 

@@ -82,6 +82,8 @@ def describe(settings: Settings) -> str:
         f"listen: {settings.listen.host} {settings.listen.port}",
         f"max_body_bytes: {settings.max_body_bytes}",
         f"drain_timeout_s: {settings.drain_timeout_s:g}",
+        f"read_timeout_s: {settings.read_timeout_s:g} idle_timeout_s: {settings.idle_timeout_s:g}",
+        f"max_buffered_bytes: {settings.max_buffered_bytes}",
         f"allowed_origins: {', '.join(settings.access.allowed_origins)}",
         f"log: {settings.log.format} texts={settings.log.texts}",
         f"engine: threads={settings.engine.threads} max_waiting={settings.engine.max_waiting}",

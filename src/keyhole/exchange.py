@@ -112,6 +112,14 @@ class Gateway:
         dialect = admission.place.dialect
         return self._end(admission, dialect.refuse(error, admission.record.request_id))
 
+    def turn_away(self, head: Head, error: ClientError) -> Reply:
+        """Refuse a request that a door could not make sense of, with what it knows of the head."""
+        return self.refuse(self._begin(head), error)
+
+    def is_hot(self, path: str) -> bool:
+        """Whether a POST to the path is a call of some dialect."""
+        return self._parts.paths.takes_calls(path)
+
     def left(self, admission: Admission) -> None:
         """End an admitted request whose client went away; nothing if it has ended already."""
         if not admission.is_over:

@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -28,8 +29,9 @@ from keyhole import main
 from keyhole.config import Settings
 from keyhole.errors import SetupError
 from keyhole.server.app import AsgiDoor
+from keyhole.server.fastlane import FastLane
+from keyhole.server.strict import Edge, sweep_connections
 
-KEEP_ALIVE_S = 75
 REFUSING_S = 2
 """Enough to tell the clients of what is cut off; then uvicorn hangs up."""
 
@@ -45,10 +47,16 @@ class _Server(uvicorn.Server):
 async def serve(settings: Settings, listener: socket.socket) -> None:
     """Serve on a listening socket until told to stop, then finish what is in flight."""
     async with main.open_runtime(settings, keeps_engine=False) as runtime:
+        edge = Edge(
+            gateway=runtime.gateway,
+            read_timeout_s=settings.read_timeout_s,
+            idle_timeout_s=settings.idle_timeout_s,
+            max_buffered_bytes=settings.max_buffered_bytes,
+        )
         server = _Server(
             uvicorn.Config(
                 AsgiDoor(runtime.gateway),
-                http="httptools",
+                http=partial(FastLane, edge),  # type: ignore[arg-type]  # it is only called
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -56,7 +64,6 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s) + REFUSING_S,
             )
         )
@@ -78,7 +85,9 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         args = (loop, orphaned)
         threading.Thread(target=_await_parent_end, args=args, daemon=True).start()
         cutting_off = asyncio.ensure_future(_cut_off(runtime, stopping))
+        sweeping = asyncio.ensure_future(sweep_connections(server.server_state))
         await server.serve(sockets=[listener])
+        sweeping.cancel()
         cutting_off.cancel()
 
 

@@ -62,6 +62,8 @@ class TableTransport:
         self.is_inside = threading.Event()
         """Set by the first request that waits, for who looks on from another thread."""
         self.cancelled = 0
+        self.asked: list[object] = []
+        """The inputs, in their order."""
         self._gate = asyncio.Event()
 
     async def send(
@@ -83,6 +85,7 @@ class TableTransport:
         self, request: UpstreamRequest, request_id: str, timeouts: Timeouts
     ) -> UpstreamResponse:
         asked = json.loads(request.body)
+        self.asked.append(asked["inputs"])
         wanted = asked["inputs"] if isinstance(asked["inputs"], str) else ""
         if wanted in _TABLE:
             return _TABLE[wanted]

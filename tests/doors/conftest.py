@@ -8,7 +8,7 @@ import pytest
 
 from doors import servers
 from doors.client import ask
-from doors.leaks import no_leaks
+from doors.leaks import eventually, no_leaks
 from doors.servers import DOORS, Door
 
 
@@ -22,6 +22,8 @@ def running(
             opened = servers.gunicorn(tmp_path_factory.mktemp("gunicorn"))
         case "werkzeug" | "blueprint":
             opened = servers.werkzeug(name, "/ai" if name == "blueprint" else "")
+        case "fastlane" | "asgi-strict":
+            opened = servers.strict(name)
         case _:
             opened = servers.asgi(name.partition("-")[2])
     with opened as door:
@@ -33,3 +35,6 @@ def running(
 def door(running: Door) -> Iterator[Door]:
     with no_leaks(running.loop):
         yield running
+    edge = running.edge
+    if edge is not None:
+        eventually(lambda: edge.buffered_bytes == 0)

@@ -7,11 +7,19 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PATIENCE_S = 30
 """What ends by itself, such as the thread of a connection that was closed, may take this long."""
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Wait for what another thread will do; there is no event to wait for from here."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.01)
 
 
 @contextmanager

@@ -13,7 +13,9 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -23,11 +25,15 @@ from werkzeug.serving import make_server
 from doors.composed import Composed
 from keyhole.exchange import Gateway
 from keyhole.server.app import AsgiDoor
+from keyhole.server.fastlane import FastLane
 from keyhole.server.flask import app_over, blueprint_over
 from keyhole.server.loop import ThreadedGateway
+from keyhole.server.strict import Edge, StrictProtocol, sweep_connections
 
 REPOSITORY = Path(__file__).parents[2]
-ASGI_DOORS = ("asgi-httptools", "asgi-h11")
+STRICT_DOORS = {"fastlane": FastLane, "asgi-strict": StrictProtocol}
+"""Keyhole's own connections: with the fast lane, as `keyhole serve` has it, and without."""
+ASGI_DOORS = (*STRICT_DOORS, "asgi-httptools", "asgi-h11")
 DOORS = (*ASGI_DOORS, "werkzeug", "blueprint", "gunicorn")
 
 
@@ -42,6 +48,8 @@ class Door:
     composed: list[Composed] = field(default_factory=list)
     """The fakes, where the door runs in this process and has begun."""
     loop: asyncio.AbstractEventLoop | None = None
+    edge: Edge | None = None
+    """What the connections share, where they are our own."""
     output: Path | None = None
     """What another process has printed."""
 
@@ -55,6 +63,12 @@ class Door:
         log = self.composed[-1].log
         assert isinstance(log, io.StringIO)
         return log.getvalue()
+
+
+def make_edge(gateway: Gateway, **fields: Any) -> Edge:
+    """Bounds that no test meets by chance."""
+    bounds = {"read_timeout_s": 60, "idle_timeout_s": 60, "max_buffered_bytes": 64 * 1024 * 1024}
+    return Edge(gateway=gateway, **(bounds | fields))
 
 
 def _listener() -> socket.socket:
@@ -76,15 +90,42 @@ def asgi(http: str) -> Iterator[Door]:
         loops.append(asyncio.get_running_loop())
         yield composed[0].gateway
 
-    config = uvicorn.Config(
-        AsgiDoor(lifespan=lifespan),
-        http=http,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(_config(AsgiDoor(lifespan=lifespan), http=http, lifespan="on"))
+    with _running(server) as address:
+        yield Door(f"asgi-{http}", address, "", composed, loops[0])
+
+
+@contextmanager
+def strict(name: str, *, sweep_every_s: float = 1.0, **bounds: Any) -> Iterator[Door]:
+    """A door of STRICT_DOORS under uvicorn and uvloop, in a thread."""
+    composed = Composed(io.StringIO())
+    edge = make_edge(composed.gateway, **bounds)
+    door = Door(name, ("", 0), "", [composed], edge=edge)
+
+    class Server(uvicorn.Server):
+        async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+            door.loop = asyncio.get_running_loop()
+            sweeping = door.loop.create_task(
+                sweep_connections(self.server_state, every_s=sweep_every_s)
+            )
+            await super().serve(sockets)
+            sweeping.cancel()
+
+    http: Any = partial(STRICT_DOORS[name], edge)
+    with _running(
+        Server(_config(AsgiDoor(composed.gateway), http=http, lifespan="off"))
+    ) as address:
+        door.address = address
+        yield door
+    assert edge.buffered_bytes == 0
+
+
+def _config(app: AsgiDoor, **options: Any) -> uvicorn.Config:
+    return uvicorn.Config(app, ws="none", log_config=None, access_log=False, **options)
+
+
+@contextmanager
+def _running(server: uvicorn.Server) -> Iterator[tuple[str, int]]:
     listener = _listener()
 
     def serve() -> None:
@@ -96,8 +137,7 @@ def asgi(http: str) -> Iterator[Door]:
     try:
         while not server.started and thread.is_alive():
             thread.join(0.01)
-        address = listener.getsockname()
-        yield Door(f"asgi-{http}", address, "", composed, loops[0])
+        yield listener.getsockname()
     finally:
         server.should_exit = True
         thread.join()

@@ -10,8 +10,8 @@ import pytest
 
 from doors.client import Replies, chunked, connect, generate, read_answer, request_bytes
 from doors.composed import ODD_JSON, Composed
-from doors.servers import ASGI_DOORS, Door
-from doors.test_behaviour import eventually
+from doors.leaks import eventually
+from doors.servers import ASGI_DOORS, STRICT_DOORS, Door
 
 pytestmark = pytest.mark.parametrize("running", ASGI_DOORS, indirect=True, scope="session")
 
@@ -126,8 +126,13 @@ def test_nothing_runs_behind_an_upgrade(asgi: Door, composed: Composed) -> None:
         connection.sendall(request_bytes(asgi, "POST", "/generate", headers, smuggled))
         answer = read_answer(connection)
         assert answer.status == 400
-        assert ("connection", "close") in answer.server_headers
-        assert closes(connection)
+        if asgi.name in STRICT_DOORS:  # which have read it as the body that it is
+            connection.sendall(request_bytes(asgi, "GET", "/health/live"))
+            assert read_answer(connection, "GET").status == 200
+            known += 1
+        else:
+            assert ("connection", "close") in answer.server_headers
+            assert closes(connection)
     assert len(composed.memory.records) == known + 1
 
 

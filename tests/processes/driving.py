@@ -30,7 +30,9 @@ T = TypeVar("T")
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """What a process of a test gets: no token, no proxy, no Ollama but what the test names."""
-    kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
+    kept = {
+        name: os.environ[name] for name in ("PATH", "TMPDIR", "PYTHONPATH") if name in os.environ
+    }
     coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
     return {
         **kept,

@@ -46,6 +46,9 @@ _ONCE: Mapping[str, Mapping[str, Check]] = {
         "allowed_origins": list_of(origin, example='["https://app.example.org"]'),
         "max_body_bytes": whole(1024, 1024**3, unit="bytes"),
         "drain_timeout_s": seconds(0, 3600),
+        "read_timeout_s": seconds(0.001, 3600),
+        "idle_timeout_s": seconds(0.001, 3600),
+        "max_buffered_bytes": whole(1024, 2**50, unit="bytes"),
         "builtin_routes": flag,
     },
     "log": {"format": one_of("auto", "text", "json"), "texts": flag},
@@ -91,6 +94,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     config_path: Path | None
     max_body_bytes: int = 2 * 1024 * 1024
     drain_timeout_s: float = 30
+    read_timeout_s: float = 30
+    idle_timeout_s: float = 75
+    max_buffered_bytes: int = 256 * 1024 * 1024
     access: Access
     catalog: Catalog
     log: LogSettings

@@ -39,6 +39,10 @@ class Paths:
             self._places |= {path: Place(dialect, CALL_METHODS) for path in dialect.paths}
         self._nowhere = Place(default)
 
+    def takes_calls(self, path: str) -> bool:
+        """Whether calls of a dialect are taken there."""
+        return self.find(path).methods is CALL_METHODS
+
     def find(self, path: str) -> Place:
         """The place at a path; where nothing stands, errors are in the default dialect."""
         return self._places.get(path, self._nowhere)
