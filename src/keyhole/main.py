@@ -29,7 +29,7 @@ from keyhole.engine.library import Library
 from keyhole.errors import SetupError
 from keyhole.exchange import Gateway, Parts
 from keyhole.io.clock import SystemClock
-from keyhole.io.transport import AiohttpTransport
+from keyhole.io.upstreams import PooledTransport
 from keyhole.policy.paths import Paths
 from keyhole.ports import Observer, Transport
 from keyhole.server.health import Readiness
@@ -114,7 +114,7 @@ async def open_runtime(
     log = (AccessLog(settings.log.format, sys.stderr),) if observers is None else observers
     generate = GenerateDialect()
     pages = {**readiness.pages(), **metrics.pages()}
-    transport = AiohttpTransport()
+    transport = PooledTransport()
     parts = Parts(
         catalog=settings.catalog,
         access=msgspec.structs.replace(settings.access, is_local_only=is_local_only),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 from keyhole.catalog import Access
 from keyhole.errors import ClientError, Code
@@ -21,8 +22,11 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.\-]+)(?::([0-9]{1,5}))?", re
 
 def check_caller(head: Head, access: Access) -> None:
     """Raise ClientError (403) for a caller who may not come in."""
-    if not access.is_local_only:
-        return
+    if access.is_local_only:
+        _check_local_caller(head, access)
+
+
+def _check_local_caller(head: Head, access: Access) -> None:
     if head.peer is not None and not is_loopback(head.peer):
         raise ClientError(
             Code.CALLER_NOT_LOCAL,
@@ -81,8 +85,13 @@ def preflight_headers(
     ]
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address can only mean this machine."""
+    """Whether a host name or address can only mean this machine.
+
+    Remembered, because callers send the same few again and again, and reading an address costs
+    as much as reading a request.
+    """
     if host is None:
         return False
     if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, section 6.3
@@ -116,6 +125,7 @@ def _single(head: Head, name: bytes) -> str | None:
     return values[0].decode("ascii")
 
 
+@lru_cache(maxsize=256)
 def _host_name(host: str) -> str | None:
     found = _HOST.fullmatch(host)
     return found[1].lower() if found else None

@@ -4,12 +4,13 @@ It never writes a secret, and a prompt or an answer only where `log.texts` asks 
 record holds none, and of an unexpected exception only its type and where it was raised are
 told, for its text may hold anything. What
 a client can choose (method, path) is shortened and made printable, so that it cannot forge
-lines or drive a terminal. Lines are written at once by the caller's thread; whoever reads
-standard error through a pipe must read it.
+lines or drive a terminal. The lines of one turn of the event loop are written together, by the
+loop's thread; whoever reads standard error through a pipe must read it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import traceback
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 import msgspec
+from msgspec import Struct
 
 from keyhole.errors import KeyholeError
 from keyhole.ports import Observer
@@ -68,6 +70,7 @@ class AccessLog:
     ) -> None:
         is_terminal = _is_terminal(stream)
         self._stream = stream
+        self._lines: list[str] = []
         self._is_text = style == "text" or (style == "auto" and is_terminal)
         self._has_color = is_terminal and not environ.get("NO_COLOR")  # https://no-color.org
 
@@ -77,7 +80,7 @@ class AccessLog:
     def ended(self, record: AccessRecord) -> None:
         """Write the request's line."""
         now = datetime.now(UTC)
-        self._write(self._text(record, now) if self._is_text else _json(_fields(record, now)))
+        self._write(self._text(record, now) if self._is_text else _line(record, now))
 
     def told(self, record: AccessRecord, texts: Mapping[str, object]) -> None:
         """Write a prompt or an answer, whole, under the request's id."""
@@ -131,10 +134,22 @@ class AccessLog:
         return f"{color}{text}{_RESET}" if self._has_color and color else text
 
     def _write(self, line: str) -> None:
+        """Write the line with the others of this turn of the event loop, in one system call."""
+        self._lines.append(line)
+        if len(self._lines) > 1:
+            return
+        try:
+            asyncio.get_running_loop().call_soon(self._flush)
+        except RuntimeError:  # no loop, no turn
+            self._flush()
+
+    def _flush(self) -> None:
+        text = "\n".join(self._lines)
+        self._lines.clear()
         if self._stream is None:
             return
         try:  # a log that cannot be written must not end the request
-            self._stream.write(f"{line}\n")
+            self._stream.write(f"{text}\n")
             self._stream.flush()
         except (OSError, ValueError):
             pass
@@ -149,26 +164,48 @@ def printable(text: str, max_chars: int) -> str:
     return "".join(shown)
 
 
-def _fields(record: AccessRecord, now: datetime) -> dict[str, Any]:
-    fields = {
-        "time": _iso(now),
-        "id": record.request_id,
-        "method": printable(record.method, MAX_METHOD_CHARS),
-        "path": printable(record.path, MAX_PATH_CHARS),
-        "status": record.status,
-        "ms": round(record.duration_ms, 3),
-        "bytes_in": record.bytes_in,
-        "bytes_out": record.bytes_out,
-        "model": record.model,
-        "upstream": record.upstream,
-        "target": record.target,
-        "attempts": record.attempts or None,
-        "prompt_tokens": record.usage and record.usage[0],
-        "completion_tokens": record.usage and record.usage[1],
-        "code": record.code,
-        "client_id": record.client_request_id,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
+class _Line(Struct, frozen=True, omit_defaults=True):
+    """A request's line as JSON; what is not known is left out."""
+
+    time: str
+    id: str
+    method: str
+    path: str
+    status: int
+    ms: float
+    bytes_in: int
+    bytes_out: int
+    model: str | None = None
+    upstream: str | None = None
+    target: str | None = None
+    attempts: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    code: str | None = None
+    client_id: str | None = None
+
+
+def _line(record: AccessRecord, now: datetime) -> str:
+    usage = record.usage
+    line = _Line(
+        _iso(now),
+        record.request_id,
+        printable(record.method, MAX_METHOD_CHARS),
+        printable(record.path, MAX_PATH_CHARS),
+        record.status,
+        round(record.duration_ms, 3),
+        record.bytes_in,
+        record.bytes_out,
+        record.model,
+        record.upstream,
+        record.target,
+        record.attempts,
+        usage and usage[0],
+        usage and usage[1],
+        record.code,
+        record.client_request_id,
+    )
+    return msgspec.json.encode(line).decode()
 
 
 def _json(fields: Mapping[str, Any]) -> str:

@@ -1,25 +1,30 @@
-"""Prometheus counters of every request, and the page that shows them.
+"""What is counted of every request, and the page that shows it in Prometheus's text format.
 
-They live in a registry of their own: an application that Keyhole is mounted in has one too.
-Label values are configured names, statuses and error codes, never what a client sent, so their
-number is bounded. The counts are this process's; under several workers each has its own.
-
-A kept child costs a tenth of a call to `labels()`, hence the caches.
+Counting is a few additions; Prometheus's own objects are made when the page is asked for,
+because each of their operations takes a lock, which a request would pay for seven times.
+The registry is ours alone: an application that Keyhole is mounted in has one too. Label values
+are configured names, statuses and error codes, never what a client sent, so their number is
+bounded. The counts are this process's; under several workers each has its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
     ProcessCollector,
     generate_latest,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
 )
 
 from keyhole import __version__
@@ -28,59 +33,36 @@ from keyhole.wire.records import AccessRecord
 
 # From a cached page to the longest patience that a route is likely to have.
 _BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+_BOUNDS = (*map(str, map(float, _BUCKETS_S)), "+Inf")
+_NAMES = ("model", "upstream")
 _NONE = ""
 """The label of a request that never reached a route or an upstream."""
 
 
-class _Children(Struct, frozen=True):
-    """What one combination of model and upstream is counted in."""
+class _Sums(Struct):
+    """What is added up for one model and upstream."""
 
-    seconds: Histogram
-    bytes_in: Counter
-    bytes_out: Counter
-    prompt_tokens: Counter
-    completion_tokens: Counter
+    in_bucket: list[int]
+    """Requests by the bucket that their duration falls into, the last without a bound."""
+    seconds: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 class Metrics:
     """An Observer that counts."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        names = ["model", "upstream"]
-        self._requests = Counter(
-            "keyhole_requests", "Requests that have ended.", [*names, "status"], registry=registry
-        )
-        self._errors = Counter(
-            "keyhole_errors", "Requests that ended with an error.", ["code"], registry=registry
-        )
-        self._crashes = Counter(
-            "keyhole_crashes", "Unexpected exceptions; each is in the log.", registry=registry
-        )
-        self._in_flight = Gauge(
-            "keyhole_requests_in_flight", "Requests that have not ended.", registry=registry
-        )
-        self._seconds = Histogram(
-            "keyhole_request_duration_seconds",
-            "From a request's head to its reply.",
-            names,
-            buckets=_BUCKETS_S,
-            registry=registry,
-        )
-        self._bytes = Counter(
-            "keyhole_bytes", "Bytes of bodies.", [*names, "direction"], registry=registry
-        )
-        self._tokens = Counter(
-            "keyhole_tokens",
-            "Tokens, where the upstream said how many.",
-            [*names, "kind"],
-            registry=registry,
-        )
-        info = Gauge("keyhole_build_info", "Always 1.", ["version"], registry=registry)
-        info.labels(__version__).set(1)
-        self._by_pair: dict[tuple[str, str], _Children] = {}
-        self._by_status: dict[tuple[str, str, int], Counter] = {}
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._registry.register(self)
+        self._in_flight = 0
+        self._crashes = 0
+        self._errors: Counter[str] = Counter()
+        self._requests: Counter[tuple[str, str, int]] = Counter()
+        self._sums: dict[tuple[str, str], _Sums] = {}
 
     def pages(self) -> Mapping[str, Page]:
         """The page by its path."""
@@ -88,47 +70,82 @@ class Metrics:
 
     def began(self, record: AccessRecord) -> None:  # noqa: ARG002  # the port's signature
         """Count it in."""
-        self._in_flight.inc()
+        self._in_flight += 1
 
     def ended(self, record: AccessRecord) -> None:
         """Count it out, under its model, upstream and status."""
-        self._in_flight.dec()
+        self._in_flight -= 1
         model, upstream = record.model or _NONE, record.upstream or _NONE
-        self._status_child(model, upstream, record.status).inc()
+        self._requests[model, upstream, record.status] += 1
         if record.code is not None:
-            self._errors.labels(record.code).inc()
-        children = self._children(model, upstream)
-        children.seconds.observe(record.duration_ms / 1000)
-        children.bytes_in.inc(record.bytes_in)
-        children.bytes_out.inc(record.bytes_out)
+            self._errors[record.code] += 1
+        sums = self._sums.get((model, upstream))
+        if sums is None:
+            sums = self._sums[model, upstream] = _Sums([0] * len(_BOUNDS))
+        seconds = record.duration_ms / 1000
+        sums.in_bucket[bisect_left(_BUCKETS_S, seconds)] += 1
+        sums.seconds += seconds
+        sums.bytes_in += record.bytes_in
+        sums.bytes_out += record.bytes_out
         if record.usage is not None:
-            children.prompt_tokens.inc(record.usage[0])
-            children.completion_tokens.inc(record.usage[1])
+            sums.prompt_tokens += record.usage[0]
+            sums.completion_tokens += record.usage[1]
 
     def told(self, record: AccessRecord, texts: Mapping[str, object]) -> None:
         """Nothing: texts are not counted."""
 
     def crashed(self, record: AccessRecord, error: Exception) -> None:  # noqa: ARG002
         """Count an exception that nobody expected."""
-        self._crashes.inc()
+        self._crashes += 1
 
-    def _status_child(self, model: str, upstream: str, status: int) -> Counter:
-        key = (model, upstream, status)
-        if (child := self._by_status.get(key)) is None:
-            child = self._by_status[key] = self._requests.labels(model, upstream, str(status))
-        return child
+    def collect(self) -> Iterator[Metric]:
+        """Everything, as prometheus-client asks for it."""
+        requests = CounterMetricFamily(
+            "keyhole_requests", "Requests that have ended.", labels=(*_NAMES, "status")
+        )
+        for (model, upstream, status), count in self._requests.items():
+            requests.add_metric((model, upstream, str(status)), count)
+        errors = CounterMetricFamily(
+            "keyhole_errors", "Requests that ended with an error.", labels=("code",)
+        )
+        for code, count in self._errors.items():
+            errors.add_metric((code,), count)
+        info = GaugeMetricFamily("keyhole_build_info", "Always 1.", labels=("version",))
+        info.add_metric((__version__,), 1)
+        yield requests
+        yield errors
+        yield CounterMetricFamily(
+            "keyhole_crashes", "Unexpected exceptions; each is in the log.", self._crashes
+        )
+        yield GaugeMetricFamily(
+            "keyhole_requests_in_flight", "Requests that have not ended.", self._in_flight
+        )
+        yield from self._sum_metrics()
+        yield info
 
-    def _children(self, model: str, upstream: str) -> _Children:
-        key = (model, upstream)
-        if (children := self._by_pair.get(key)) is None:
-            children = self._by_pair[key] = _Children(
-                seconds=self._seconds.labels(*key),
-                bytes_in=self._bytes.labels(*key, "in"),
-                bytes_out=self._bytes.labels(*key, "out"),
-                prompt_tokens=self._tokens.labels(*key, "prompt"),
-                completion_tokens=self._tokens.labels(*key, "completion"),
-            )
-        return children
+    def _sum_metrics(self) -> Iterator[Metric]:
+        seconds = HistogramMetricFamily(
+            "keyhole_request_duration_seconds",
+            "From a request's head to its reply.",
+            labels=_NAMES,
+        )
+        bodies = CounterMetricFamily(
+            "keyhole_bytes", "Bytes of bodies.", labels=(*_NAMES, "direction")
+        )
+        tokens = CounterMetricFamily(
+            "keyhole_tokens", "Tokens, where the upstream said how many.", labels=(*_NAMES, "kind")
+        )
+        for pair, sums in self._sums.items():
+            buckets, total = [], 0
+            for bound, count in zip(_BOUNDS, sums.in_bucket, strict=True):
+                total += count
+                buckets.append((bound, total))
+            seconds.add_metric(pair, buckets, sums.seconds)
+            bodies.add_metric((*pair, "in"), sums.bytes_in)
+            bodies.add_metric((*pair, "out"), sums.bytes_out)
+            tokens.add_metric((*pair, "prompt"), sums.prompt_tokens)
+            tokens.add_metric((*pair, "completion"), sums.completion_tokens)
+        yield from (seconds, bodies, tokens)
 
     def _page(self, _: Head) -> Reply:
         return Reply(
