@@ -203,6 +203,21 @@ def _version(name: str) -> str | None:
 
 
 @dataclass(frozen=True)
+class Upstream:
+    """The running upstream."""
+
+    port: int
+    pid: int
+
+    def requests(self) -> int:
+        """How many it has answered so far, this one included."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_WITHIN_S)
+        with contextlib.closing(connection):
+            connection.request("GET", "/status")
+            return parse_status(connection.getresponse().read().decode())
+
+
+@dataclass(frozen=True)
 class Server:
     """A running contender that has answered."""
 
@@ -228,12 +243,12 @@ class Server:
 
 @contextlib.contextmanager
 def serving(
-    contender: Contender, folder: Path, *, upstream: int, cores: set[int]
+    contender: Contender, folder: Path, *, upstream: Upstream, cores: set[int]
 ) -> Iterator[Server]:
     """Start a contender in a new folder and wait until it has passed an answer on."""
     port = free_port()
-    _fill(folder, contender.files, port=port, upstream=upstream)
-    values = {"port": str(port), "upstream": str(upstream)}
+    _fill(folder, contender.files, port=port, upstream=upstream.port)
+    values = {"port": str(port), "upstream": str(upstream.port)}
     environ = {
         "PATH": os.environ.get("PATH", os.defpath),
         "LANG": "C.UTF-8",
@@ -264,8 +279,8 @@ def serving(
 
 
 @contextlib.contextmanager
-def upstream(folder: Path, *, cores: set[int]) -> Iterator[int]:
-    """Run nginx as an upstream that answers at once; its port."""
+def upstream(folder: Path, *, cores: set[int]) -> Iterator[Upstream]:
+    """Run nginx as an upstream that answers at once."""
     port = free_port()
     _fill(folder, {"nginx.conf": _nginx(_UPSTREAM)}, port=port, upstream=port)
     with running(
@@ -276,15 +291,7 @@ def upstream(folder: Path, *, cores: set[int]) -> Iterator[int]:
         cores=cores,
     ) as program:
         await_answer(program, port, path=f"/models/{MODEL}")
-        yield port
-
-
-def upstream_requests(port: int) -> int:
-    """How many requests the upstream has answered so far, this one included."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_WITHIN_S)
-    with contextlib.closing(connection):
-        connection.request("GET", "/status")
-        return parse_status(connection.getresponse().read().decode())
+        yield Upstream(port, program.pid)
 
 
 def parse_status(text: str) -> int:

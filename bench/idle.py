@@ -79,9 +79,12 @@ def main() -> int:
     if lines := missing(chosen) + _missing_files(count):
         print("\n".join(lines), file=sys.stderr)
         return 2
-    plan = Plan(rounds=arguments.rounds, seconds=5, half_rounds=0, starts=0)
+    plan = Plan(rounds=arguments.rounds, seconds=5, half_rounds=0, starts=0, patience_s=0)
     if arguments.quick:
-        count, plan = min(count, 1000), Plan(rounds=1, seconds=1, half_rounds=0, starts=0)
+        count, plan = (
+            min(count, 1000),
+            Plan(rounds=1, seconds=1, half_rounds=0, starts=0, patience_s=0),
+        )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         results = _run(plan, chosen, count)
@@ -132,11 +135,12 @@ def _run(plan: Plan, chosen: Sequence[Contender], count: int) -> list[Idle]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keyhole-bench-")))
         stack.callback(progress.end)
         stack.enter_context(pinned(set(load_cores)))
-        port = stack.enter_context(upstream(folder / "upstream", cores=set(load_cores)))
-        bench = Bench(plan, folder, core, set(load_cores), port)
+        source = stack.enter_context(upstream(folder / "upstream", cores=set(load_cores)))
+        bench = Bench(plan, folder, core, set(load_cores), source)
         results = []
         for contender in chosen:
-            with serving(contender, folder / contender.name, upstream=port, cores={core}) as server:
+            folder_of = folder / contender.name
+            with serving(contender, folder_of, upstream=source, cores={core}) as server:
                 results.append(_measure(bench, server, count, progress))
     return results
 

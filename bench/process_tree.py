@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,13 +102,17 @@ def _all_stats() -> list[Stat]:
     return stats
 
 
-def core_busy_s(core: int) -> float:
-    """Seconds since boot that programs, or other machines (steal), had this core."""
-    for line in (PROC / "stat").read_text().splitlines():
-        name, *ticks = line.split()
-        if name == f"cpu{core}":
-            return busy_ticks(ticks) * TICK_S
-    raise BenchError(f"/proc/stat does not tell of core {core}")
+def busy_s(cores: Collection[int]) -> float:
+    """Seconds since boot that programs, or other machines (steal), had these cores."""
+    names = {f"cpu{core}" for core in cores}
+    lines = [line.split() for line in (PROC / "stat").read_text().splitlines()]
+    return sum(busy_ticks(ticks) * TICK_S for name, *ticks in lines if name in names)
+
+
+def own_cpu_s() -> float:
+    """CPU time of this process and of those that it has started and seen ending."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def busy_ticks(ticks: Sequence[str]) -> int:
@@ -143,7 +148,8 @@ class Running:
         """Raise BenchError, with the end of its output, if it has ended."""
         if self.process.poll() is not None:
             end = self.output.read_text(errors="replace")[-2000:]
-            raise BenchError(f"{self.output.name} ended ({self.process.returncode}):\n{end}")
+            name = self.output.parent.name
+            raise BenchError(f"{name} ended by itself ({self.process.returncode}):\n{end}")
 
 
 @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """What a request through Keyhole costs, beside nginx and the original script, in one run.
 
     python bench/proxy.py [--quick] [--only NAME,...] [--rounds N] [--seconds S]
+                          [--patience S]
 
 nginx answers at once as the upstream; each contender stands in front of it, on one core, with
 load and upstream on the others. Rounds of all contenders take turns, so that a noisy machine is
-noisy for each of them. A whole run writes bench/results/DATE-MACHINE.md; a quick or partial one
-only prints. A round with a failed request, a request that did not reach the upstream or was not
-logged, or a process that died, ends the run: there is no figure that does not hold.
+noisy for each of them; a round that other programs disturbed is repeated, within --patience. A
+whole run writes bench/results/DATE-MACHINE.md; a quick or partial one only prints. A round with a
+failed request, a request that did not reach the upstream or was not logged, or a process that
+died, ends the run: there is no figure that does not hold.
 
 Not measured: TLS, streaming, long texts, many cores.
 """
@@ -20,9 +22,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import machine
@@ -34,17 +37,19 @@ from contenders import (
     THREADS,
     Contender,
     Server,
+    Upstream,
     contenders,
     missing,
     serving,
     upstream,
-    upstream_requests,
     versions_of,
 )
-from process_tree import BenchError, core_busy_s, pinned, weigh
+from process_tree import BenchError, busy_s, own_cpu_s, pinned, weigh
 from proxy_report import HEADINGS, Result, Round, aligned, page, table
 
 CONNECTIONS = 32
+DISTURBED = 0.1
+"""More of a core than this in other programs' hands spoils a round."""
 WARM_UP_S = 1
 PAUSE_MS = 8.0
 """At half load: about how long a connection pauses. Long beside wrk's steps of a millisecond."""
@@ -53,7 +58,7 @@ VERSIONS_OF = (
     "nginx", "wrk", "keyhole", "uvicorn", "uvloop", "httptools", "aiohttp", "flask", "gunicorn",
     "requests",
 )  # fmt: skip
-LIMITS = {"rounds": (1, 20), "seconds": (1, 30)}
+LIMITS = {"rounds": (1, 20), "seconds": (1, 30), "patience": (0, 3600)}
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Plan:
     seconds: int
     half_rounds: int
     starts: int
+    patience_s: float
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,38 @@ class Bench:
     core: int
     """The contender's."""
     load_cores: set[int]
-    upstream: int
-    """Its port."""
+    upstream: Upstream
+
+    @property
+    def cores(self) -> set[int]:
+        """All that the run uses."""
+        return {self.core} | self.load_cores
+
+
+class Patience:
+    """Seconds that a run may still spend on waiting for a quiet machine, and on trying again."""
+
+    def __init__(self, left_s: float) -> None:
+        self._left_s = left_s
+        self.repeated = 0
+        """Rounds that were thrown away because other programs were in the way."""
+
+    def await_quiet(self, cores: set[int]) -> None:
+        """Wait until other programs leave the cores alone, or patience ends."""
+        while self._left_s > 0:
+            before_s = busy_s(cores)
+            time.sleep(1)
+            if busy_s(cores) - before_s <= DISTURBED:
+                return
+            self._left_s -= 1
+
+    def is_for_again(self, done: Round, took_s: float) -> bool:
+        """Whether a round was disturbed and there is patience for another."""
+        if done.others_share <= DISTURBED or self._left_s <= 0:
+            return False
+        self._left_s -= took_s
+        self.repeated += 1
+        return True
 
 
 class Progress:
@@ -111,9 +147,15 @@ def main() -> int:
     if lines := missing(chosen):
         print("\n".join(lines), file=sys.stderr)
         return 2
-    plan = Plan(rounds=arguments.rounds, seconds=arguments.seconds, half_rounds=3, starts=3)
+    plan = Plan(
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+        half_rounds=3,
+        starts=3,
+        patience_s=arguments.patience,
+    )
     if arguments.quick:
-        plan = Plan(rounds=1, seconds=2, half_rounds=1, starts=1)
+        plan = Plan(rounds=1, seconds=2, half_rounds=1, starts=1, patience_s=0)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         results, setting = _run(plan, chosen)
@@ -136,6 +178,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", metavar="NAME,...", help="some contenders, nothing written")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5, help="of each round")
+    parser.add_argument("--patience", type=int, default=60, help="seconds for a busy machine")
     arguments = parser.parse_args()
     for name, (least, most) in LIMITS.items():
         if not least <= getattr(arguments, name) <= most:
@@ -152,8 +195,9 @@ def _run(plan: Plan, chosen: Sequence[Contender]) -> tuple[dict[str, Result], st
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keyhole-bench-")))
         stack.callback(progress.end)
         stack.enter_context(pinned(set(load_cores)))
-        port = stack.enter_context(upstream(folder / "upstream", cores=set(load_cores)))
-        bench = Bench(plan, folder, core, set(load_cores), port)
+        source = stack.enter_context(upstream(folder / "upstream", cores=set(load_cores)))
+        bench = Bench(plan, folder, core, set(load_cores), source)
+        patience = Patience(plan.patience_s)
         # The first start of each fills the disk's cache, so it is not the one that is timed.
         servers = [
             stack.enter_context(_served(bench, contender, contender.name)) for contender in chosen
@@ -164,12 +208,13 @@ def _run(plan: Plan, chosen: Sequence[Contender]) -> tuple[dict[str, Result], st
                 with _served(bench, contender, f"{contender.name}-start-{attempt}") as started:
                     results[contender.name].start_s.append(started.start_s)
                 progress.tell(f"{contender.name}: answers after {started.start_s:.2f} s")
-        _measure(bench, servers, results, progress)
+        _measure(bench, servers, results, (progress, patience))
         for server in servers:
             weight = weigh(server.program.pid)
             results[server.contender.name].rss_bytes = weight.rss_bytes
             results[server.contender.name].worker_rss_bytes = weight.worker_rss_bytes
-    return results, _setting(plan, core, load_cores, (load_before, os.getloadavg()[0]))
+    loads = (load_before, os.getloadavg()[0])
+    return results, _setting(plan, core, load_cores, loads=loads, repeated=patience.repeated)
 
 
 def _served(bench: Bench, contender: Contender, name: str) -> AbstractContextManager[Server]:
@@ -182,21 +227,34 @@ def _result(server: Server) -> Result:
 
 
 def _measure(
-    bench: Bench, servers: Sequence[Server], results: dict[str, Result], progress: Progress
+    bench: Bench,
+    servers: Sequence[Server],
+    results: dict[str, Result],
+    run: tuple[Progress, Patience],
 ) -> None:
     """The rounds: all at full load, then all at half of what each of them could do."""
+    progress, patience = run
+
+    def take(server: Server, turn: str, round_of: Callable[[], Round]) -> Round:
+        while True:
+            patience.await_quiet(bench.cores)
+            began_s = time.monotonic()
+            done = round_of()
+            if not patience.is_for_again(done, time.monotonic() - began_s):
+                progress.tell(_told(server, done, turn))
+                return done
+
     for turn in range(bench.plan.rounds):
         for server in servers:
-            done = full_round(bench, server)
+            measure = partial(full_round, bench, server)
+            done = take(server, f"round {turn + 1}", measure)
             results[server.contender.name].rounds.append(done)
-            progress.tell(_told(server, done, f"round {turn + 1}"))
     for turn in range(bench.plan.half_rounds):
         for server in servers:
             result = results[server.contender.name]
             rates = sorted(each.requests_per_s for each in result.rounds)
-            done = half_round(bench, server, rates[len(rates) // 2] / 2)
-            result.half_rounds.append(done)
-            progress.tell(_told(server, done, f"half load {turn + 1}"))
+            measure = partial(half_round, bench, server, rates[len(rates) // 2] / 2)
+            result.half_rounds.append(take(server, f"half load {turn + 1}", measure))
 
 
 def _told(server: Server, done: Round, turn: str) -> str:
@@ -208,7 +266,7 @@ def _told(server: Server, done: Round, turn: str) -> str:
 
 def full_round(bench: Bench, server: Server) -> Round:
     load = wrk.Load(server.url, BODY, CONNECTIONS, WARM_UP_S)
-    wrk.run(load, cores=bench.load_cores, folder=bench.folder)
+    _load(bench, server, load)
     load = wrk.Load(server.url, BODY, CONNECTIONS, bench.plan.seconds)
     return _round(bench, server, load)
 
@@ -218,22 +276,33 @@ def half_round(bench: Bench, server: Server, rate: float) -> Round:
     fewest, most = HALF_CONNECTIONS
     connections, pause_ms = wrk.spread_over(rate, pause_ms=PAUSE_MS, fewest=fewest, most=most)
     load = wrk.Load(server.url, BODY, connections, WARM_UP_S, pause_ms)
-    warm = wrk.run(load, cores=bench.load_cores, folder=bench.folder)
+    warm = _load(bench, server, load)
     waited_ms = connections / warm.requests_per_s * 1e3 - pause_ms
     pause_ms = max(pause_ms - waited_ms, 0.5)
     load = wrk.Load(server.url, BODY, connections, bench.plan.seconds, pause_ms)
     return _round(bench, server, load)
 
 
+def _load(bench: Bench, server: Server, load: wrk.Load) -> wrk.Measured:
+    """Run wrk; if it fails because the contender has ended, say so instead."""
+    try:
+        return wrk.run(load, cores=bench.load_cores, folder=bench.folder)
+    except BenchError:
+        server.program.check()
+        raise
+
+
 def _round(bench: Bench, server: Server, load: wrk.Load) -> Round:
     """Run a load; raises BenchError unless every request went all the way."""
     server.take_log()
-    served = upstream_requests(bench.upstream)
-    before, busy_s = weigh(server.program.pid), core_busy_s(bench.core)
-    measured = wrk.run(load, cores=bench.load_cores, folder=bench.folder)
+    served = bench.upstream.requests()
+    before, ours_s = weigh(server.program.pid), _ours_s(bench)
+    all_s = busy_s(bench.cores)
+    measured = _load(bench, server, load)
     time.sleep(0.1)  # what was under way when wrk ended is answered, and counted, as well
-    after, busy_s = weigh(server.program.pid), core_busy_s(bench.core) - busy_s
-    served = upstream_requests(bench.upstream) - served - 1
+    all_s = busy_s(bench.cores) - all_s
+    after, ours_s = weigh(server.program.pid), _ours_s(bench) - ours_s
+    served = bench.upstream.requests() - served - 1
     logged = server.take_log()
     name = server.contender.name
     if after.processes != before.processes:
@@ -249,19 +318,26 @@ def _round(bench: Bench, server: Server, load: wrk.Load) -> Round:
         p99_ms=measured.p99_ms,
         cpu_us=cpu_s / served * 1e6,
         core_share=cpu_s / measured.duration_s,
-        others_share=max(busy_s - cpu_s, 0) / measured.duration_s,
+        others_share=max(all_s - ours_s - cpu_s, 0) / measured.duration_s,
     )
 
 
+def _ours_s(bench: Bench) -> float:
+    """CPU time of all that belongs to the run but the contenders."""
+    return weigh(bench.upstream.pid).cpu_s + own_cpu_s()
+
+
 def _setting(
-    plan: Plan, core: int, load_cores: Sequence[int], load_averages: tuple[float, float]
+    plan: Plan, core: int, load_cores: Sequence[int], *, loads: tuple[float, float], repeated: int
 ) -> str:
     """What the figures rest on, for the page."""
     return f"""\
 - {machine.sentence()}
 - {versions_of(VERSIONS_OF)}
 - Run with `python bench/proxy.py --rounds {plan.rounds} --seconds {plan.seconds}`. Load average of
-  the machine before {load_averages[0]:.1f}, after {load_averages[1]:.1f}.
+  the machine before {loads[0]:.1f}, after {loads[1]:.1f}.
+- A round in which other programs had more than {DISTURBED:.0%} of a core is repeated while the
+  patience for it lasts ({plan.patience_s} s); {repeated} were. The last table says what was left.
 - The contender has core {core}; wrk (one thread) and the upstream share core
   {", ".join(map(str, load_cores))}. Everything is on loopback.
 - Upstream: nginx, one worker, answers `POST /models/{MODEL}` at once. The request is

@@ -29,7 +29,7 @@ class Round:
     core_share: float
     """How much of its core the contender used, 0 to 1."""
     others_share: float
-    """How much of its core others used meanwhile: the noise."""
+    """How much of a core other programs used meanwhile, on all the run's cores: the noise."""
 
 
 @dataclass
@@ -142,8 +142,8 @@ def page(*, title: str, setting: str, results: Mapping[str, Result]) -> str:
              "half load, p99 ms", "start s"),
             spreads,
         ),
-        "## The contender's core, % of the time",
-        markdown(("", "the contender", "other programs"), shares),
+        "## Who had the cores, % of one core",
+        markdown(("", "the contender", "programs outside the run"), shares),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 

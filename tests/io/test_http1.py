@@ -345,12 +345,46 @@ async def test_a_request_that_is_over_has_no_deadline() -> None:
 # What may be sent again
 
 
-def test_only_a_reused_connection_that_dies_at_once_and_without_a_byte_is_stale() -> None:
-    at_once, later = 0.1, SEND_AGAIN_WITHIN_S + 0.1
-    assert may_send_again(is_reused=True, has_begun=False, waited_s=at_once)
-    assert not may_send_again(is_reused=True, has_begun=False, waited_s=later)
-    assert not may_send_again(is_reused=True, has_begun=True, waited_s=at_once)
-    assert not may_send_again(is_reused=False, has_begun=False, waited_s=at_once)
+@pytest.mark.parametrize(
+    ("is_reused", "has_begun", "waited_s", "was_read", "may"),
+    [
+        (True, False, 0.1, None, True),
+        (True, False, SEND_AGAIN_WITHIN_S + 0.1, None, False),
+        (True, True, 0.1, None, False),
+        (False, False, 0.1, None, False),
+        # A Unix socket tells.
+        (True, False, 0.1, True, False),
+        (False, False, 0.1, True, False),
+        (False, False, 100.0, False, True),
+        (True, False, 100.0, False, True),
+        (False, True, 0.1, False, False),
+    ],
+)
+def test_what_may_be_sent_again(
+    is_reused: bool, has_begun: bool, waited_s: float, was_read: bool | None, may: bool
+) -> None:
+    assert may is may_send_again(
+        is_reused=is_reused, has_begun=has_begun, waited_s=waited_s, was_read=was_read
+    )
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+@pytest.mark.parametrize("error", [ConnectionResetError(), BrokenPipeError(), None])
+async def test_a_reset_of_a_unix_socket_is_stale_and_its_end_is_not(
+    error: OSError | None, is_used: bool
+) -> None:
+    wire = await used_wire() if is_used else Wire()
+    wire.connection._is_unix = True
+    asking = wire.ask()
+    await turn(1)
+    if error is None:
+        wire.transport.eof()
+        assert "closed the connection without an answer" in (await failure(asking)).message
+    else:
+        wire.transport.is_closed = True
+        wire.connection.connection_lost(error)
+        with pytest.raises(StaleError):
+            await asking
 
 
 async def used_wire() -> Wire:

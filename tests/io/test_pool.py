@@ -1,44 +1,29 @@
-"""The pool and the transport over it: reuse, the cap and its queue, ends, TLS, Unix sockets."""
+"""The pool: its decisions, reuse, the cap and its queue, ends."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import Certificates
-from wires import PATIENT, TIMEOUTS, failure, make_request, make_upstream, turn, until
+from wires import (
+    OK,
+    PATIENT,
+    TIMEOUTS,
+    failure,
+    make_request,
+    make_upstream,
+    send,
+    state,
+    turn,
+    until,
+)
 
-from keyhole.catalog import Upstream
-from keyhole.io.dialing import Address, find_address, make_tls
 from keyhole.io.pool import Fate, Step, choose, judge
 from keyhole.io.upstreams import PooledTransport
-from keyhole.wire.http import Timeouts, UpstreamResponse
 from standins import Raw, Reply, StandIn
-
-OK = Reply.json({"ok": True})
-
-
-def send(
-    transport: PooledTransport,
-    upstream: Upstream,
-    body: bytes = b"{}",
-    *,
-    timeouts: Timeouts = TIMEOUTS,
-    **fields: Any,
-) -> asyncio.Task[UpstreamResponse]:
-    request = make_request(upstream, body, **fields)
-    sending = transport.send(request, request_id="id", timeouts=timeouts)
-    return asyncio.get_running_loop().create_task(sending)
-
-
-def state(transport: PooledTransport) -> str:
-    return repr(transport).removeprefix("<PooledTransport gpu: ").removesuffix(">")
-
 
 # The decisions
 
@@ -54,19 +39,6 @@ def test_a_connection_is_closed_handed_on_or_rests() -> None:
     assert judge(may_reuse=True, is_closed=True, queued=1) is Fate.CLOSE
     assert judge(may_reuse=True, is_closed=False, queued=1) is Fate.HAND_ON
     assert judge(may_reuse=True, is_closed=False, queued=0) is Fate.REST
-
-
-@pytest.mark.parametrize(
-    ("url", "address"),
-    [
-        ("http://a.example", Address(host="a.example", port=80)),
-        ("https://a.example/v1", Address(host="a.example", port=443, is_tls=True)),
-        ("http://[::1]:81", Address(host="::1", port=81)),
-        ("unix:/run/a.sock", Address(path="/run/a.sock")),
-    ],
-)
-def test_an_url_is_an_address(url: str, address: Address) -> None:
-    assert find_address(url) == address
 
 
 # Reuse
@@ -303,8 +275,21 @@ async def test_closing_while_connecting_leaves_no_connection(tmp_path: Path) -> 
     await transport.aclose()
     async with StandIn(OK, socket_path=tmp_path / "e.sock") as standin:
         assert (await failure(sending)).code == "shutting_down"
+        assert (await failure(send(transport, upstream))).code == "shutting_down"
 
     assert standin.requests == []
+    assert state(transport) == "0 active, 0 idle, 0 queued"
+
+
+async def test_closing_ends_a_handshake_that_nobody_answers() -> None:
+    transport = PooledTransport()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        sending = send(transport, make_upstream(f"https://127.0.0.1:{silent.getsockname()[1]}"))
+        await asyncio.sleep(0.05)
+        await transport.aclose()
+        error = await failure(sending)
+
+    assert (error.code, error.message) == ("shutting_down", "Keyhole is shutting down.")
     assert state(transport) == "0 active, 0 idle, 0 queued"
 
 
@@ -321,255 +306,3 @@ async def test_deadlines_come_from_the_wheel(
         transport._wheel.step(asyncio.get_running_loop().time() + seconds)
         assert words in (await failure(sending)).message
         assert state(transport) == "0 active, 0 idle, 0 queued"
-
-
-# Streams
-
-
-async def test_a_body_streams_as_it_comes(transport: PooledTransport) -> None:
-    pieces = (b"3\r\nabc\r\n", 0.02, b"3\r\ndef\r\n", 0.02, b"0\r\n\r\n")
-    head = (
-        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    )
-    async with StandIn(Raw((head, *pieces))) as standin:
-        request = make_request(make_upstream(standin.url))
-        response = await transport.open(request, request_id="id", timeouts=TIMEOUTS)
-        assert (response.status, response.headers["content-type"]) == (200, "text/event-stream")
-        assert state(transport) == "1 active, 0 idle, 0 queued"
-        assert [piece async for piece in response] == [b"abc", b"def"]
-        assert [piece async for piece in response] == []
-        assert await response.read() == b""
-
-
-@pytest.mark.parametrize("is_read", [False, True])
-async def test_a_stream_that_is_left_early_closes_its_connection(
-    transport: PooledTransport, is_read: bool
-) -> None:
-    async with StandIn(Reply(body=b"a" * 10_000_000)) as standin:
-        request = make_request(make_upstream(standin.url, max_response_bytes=20_000_000))
-        async with await transport.open(request, request_id="id", timeouts=TIMEOUTS) as response:
-            if is_read:
-                assert await response.read() == b"a" * 10_000_000
-        idle = 1 if is_read else 0
-        assert state(transport) == f"0 active, {idle} idle, 0 queued"
-
-
-async def test_a_slow_reader_gets_everything_and_holds_little(transport: PooledTransport) -> None:
-    content = bytes(range(256)) * 40_000
-    async with StandIn(Reply(body=content)) as standin:
-        request = make_request(make_upstream(standin.url, max_response_bytes=20_000_000))
-        response = await transport.open(request, request_id="id", timeouts=TIMEOUTS)
-        got, largest = b"", 0
-        async for piece in response:
-            got += piece
-            largest = max(largest, len(piece))
-            await asyncio.sleep(0.01)
-
-    assert got == content
-    assert largest < 1_000_000
-
-
-async def test_a_stream_that_breaks_says_so(transport: PooledTransport) -> None:
-    head = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n"
-    async with StandIn(Raw((head, b"abc"))) as standin:
-        request = make_request(make_upstream(standin.url))
-        response = await transport.open(request, request_id="id", timeouts=TIMEOUTS)
-        assert await anext(response) == b"abc"
-        assert "broke off" in (await failure(anext(response))).message
-        assert state(transport) == "0 active, 0 idle, 0 queued"
-
-
-async def test_a_response_that_is_forgotten_says_so(transport: PooledTransport) -> None:
-    async with StandIn(OK) as standin:
-        request = make_request(make_upstream(standin.url))
-        response = await transport.open(request, request_id="id", timeouts=TIMEOUTS)
-        with pytest.warns(ResourceWarning, match="a response of gpu was left open"):
-            response.__del__()
-        response.close()
-
-
-# Unix sockets, and what cannot be reached
-
-
-async def test_a_unix_socket_is_waited_for(transport: PooledTransport, tmp_path: Path) -> None:
-    path = tmp_path / "engine.sock"
-    with socket.socket(socket.AF_UNIX) as dead:  # a socket file that nobody listens on
-        dead.bind(str(path))
-    sending = send(transport, make_upstream(f"unix:{path}"))
-    await asyncio.sleep(0.1)
-    path.unlink()
-    await asyncio.sleep(0.1)
-    async with StandIn(OK, socket_path=path) as standin:
-        assert (await sending).status == 200
-        assert (await send(transport, make_upstream(f"unix:{path}"))).status == 200
-
-    assert standin.requests[0].header("host") == "localhost"
-    assert standin.connections == 1
-
-
-async def test_a_unix_socket_is_waited_for_until_the_connect_timeout(
-    transport: PooledTransport, tmp_path: Path
-) -> None:
-    timeouts = Timeouts(connect_s=0.15, first_byte_s=10, total_s=60)
-    error = await failure(
-        send(transport, make_upstream(f"unix:{tmp_path / 'e.sock'}"), timeouts=timeouts)
-    )
-
-    assert error.message == (
-        "Upstream 'gpu' was not reached: its socket is not there, so it is not running."
-    )
-    assert state(transport) == "0 active, 0 idle, 0 queued"
-
-
-async def test_a_restarted_engine_is_found_again(
-    transport: PooledTransport, tmp_path: Path
-) -> None:
-    path = tmp_path / "engine.sock"
-    upstream = make_upstream(f"unix:{path}")
-    for _ in range(3):
-        async with StandIn(OK, socket_path=path):
-            assert (await send(transport, upstream)).status == 200
-            assert (await send(transport, upstream)).status == 200
-
-
-@pytest.mark.parametrize(
-    ("host", "words"),
-    [
-        ("127.0.0.1", "the connection was refused"),
-        ("localhost", "the connection was refused"),
-        ("nowhere.invalid", "its host name could not be resolved"),
-    ],
-)
-async def test_what_cannot_be_reached_says_why_and_not_where(
-    transport: PooledTransport, host: str, words: str
-) -> None:
-    with socket.socket() as taken:  # bound, so that nobody else is; not listening
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-        error = await failure(send(transport, make_upstream(f"http://{host}:{port}")))
-
-    assert error.message == f"Upstream 'gpu' was not reached: {words}."
-    assert error.code == "upstream_unreachable"
-    assert host not in error.explained
-    assert state(transport) == "0 active, 0 idle, 0 queued"
-
-
-# TLS
-
-
-@asynccontextmanager
-async def tls_server(certificates: Certificates, name: str) -> AsyncIterator[tuple[int, list[Any]]]:
-    """Its port, and what it hears in SNI; it answers everything with `hi`."""
-    context, names = certificates.server(name), []
-    context.sni_callback = lambda _socket, server_name, _context: names.append(server_name)
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while await reader.readuntil(b"\r\n\r\n"):
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1], names
-    finally:
-        server.close()
-        await server.wait_closed()
-        await asyncio.sleep(0.05)
-
-
-async def test_tls_with_the_right_certificate(certificates: Certificates) -> None:
-    transport = PooledTransport(tls=certificates.trust(make_tls()))
-    async with tls_server(certificates, "good") as (port, names):
-        upstream = make_upstream(f"https://localhost:{port}")
-        for _ in range(3):
-            response = await send(transport, upstream, b"", method="GET")
-            assert (response.status, response.body) == (200, b"hi")
-        assert state(transport) == "0 active, 1 idle, 0 queued"
-        await transport.aclose()
-
-    assert names == ["localhost"]
-
-
-@pytest.mark.parametrize(
-    ("name", "host", "is_trusted", "words"),
-    [
-        ("good", "127.0.0.1", True, "it is for another host"),
-        ("elsewhere", "localhost", True, "it is for another host"),
-        ("expired", "localhost", True, "it has expired"),
-        ("early", "localhost", True, "it is not valid yet"),
-        ("good", "localhost", False, "nobody whom this machine trusts has signed it"),
-    ],
-)
-async def test_tls_with_a_certificate_that_is_not_accepted(
-    certificates: Certificates, name: str, host: str, is_trusted: bool, words: str
-) -> None:
-    context = certificates.trust(make_tls()) if is_trusted else None
-    transport = PooledTransport(tls=context)
-    async with tls_server(certificates, name) as (port, _):
-        error = await failure(send(transport, make_upstream(f"https://{host}:{port}")))
-        await transport.aclose()
-
-    assert error.message == (
-        f"Upstream 'gpu' was not reached: its TLS certificate was not accepted: {words}."
-    )
-    assert error.code == "upstream_unreachable"
-    assert state(transport) == "0 active, 0 idle, 0 queued"
-
-
-@pytest.mark.parametrize(
-    ("content", "is_whole"),
-    [
-        (b"HTTP/1.1 200 OK\r\n\r\nhi", True),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", True),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nhi", False),
-    ],
-)
-async def test_a_body_over_tls_ends_with_its_length_or_with_the_connection(
-    certificates: Certificates, content: bytes, is_whole: bool
-) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"{}")
-        writer.write(content)
-        writer.close()
-
-    context = certificates.server("good")
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
-    transport = PooledTransport(tls=certificates.trust(make_tls()))
-    upstream = make_upstream(f"https://localhost:{server.sockets[0].getsockname()[1]}")
-    if is_whole:
-        assert (await send(transport, upstream)).body == b"hi"
-    else:
-        assert "broke off" in (await failure(send(transport, upstream))).message
-    await until(lambda: state(transport) == "0 active, 0 idle, 0 queued")
-    await transport.aclose()
-    server.close()
-    await server.wait_closed()
-    await asyncio.sleep(0.05)
-
-
-async def test_a_server_that_does_not_speak_tls(transport: PooledTransport) -> None:
-    async with StandIn(OK) as standin:
-        sending = send(transport, make_upstream(standin.url.replace("http:", "https:")))
-        await turn(20)
-        await asyncio.sleep(0.05)
-        transport._wheel.step(asyncio.get_running_loop().time() + 5.1)
-        error = await failure(sending)
-
-    assert error.message == "Upstream 'gpu' did not accept a connection within 5 s."
-    assert standin.requests == []
-
-
-async def test_a_server_that_answers_a_handshake_with_http(transport: PooledTransport) -> None:
-    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
-        writer.close()
-
-    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    error = await failure(send(transport, make_upstream(f"https://127.0.0.1:{port}")))
-    server.close()
-    await server.wait_closed()
-
-    assert error.message == "Upstream 'gpu' was not reached: it does not speak TLS as expected."

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -17,13 +17,16 @@ from keyhole.io.deadlines import DeadlineWheel
 from keyhole.io.failures import BadResponseError
 from keyhole.io.http1 import Connection
 from keyhole.io.response import ResponseReader
+from keyhole.io.upstreams import PooledTransport
 from keyhole.secret import Secret
-from keyhole.wire.http import Timeouts, UpstreamRequest
+from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
+from standins import Reply
 
 TOKEN = "hf_planted_token_0123456789"
 TIMEOUTS = Timeouts(connect_s=5.0, first_byte_s=10.0, total_s=60.0)
 PATIENT = Timeouts(connect_s=50.0, first_byte_s=50.0, total_s=60.0)
 MAX_BODY_BYTES = 1000
+OK = Reply.json({"ok": True})
 
 
 class FakeTransport(asyncio.Transport):
@@ -197,10 +200,27 @@ def open_sockets() -> int:
     return found
 
 
-async def failure(awaitable: Any) -> KeyholeError:
+async def failure(awaitable: Awaitable[Any]) -> KeyholeError:
     """The error that it raises."""
     try:
         await awaitable
     except KeyholeError as error:
         return error
     raise AssertionError("it did not fail")
+
+
+def send(
+    transport: PooledTransport,
+    upstream: Upstream,
+    body: bytes = b"{}",
+    *,
+    timeouts: Timeouts = TIMEOUTS,
+    **fields: Any,
+) -> asyncio.Task[UpstreamResponse]:
+    request = make_request(upstream, body, **fields)
+    sending = transport.send(request, request_id="id", timeouts=timeouts)
+    return asyncio.get_running_loop().create_task(sending)
+
+
+def state(transport: PooledTransport) -> str:
+    return repr(transport).removeprefix("<PooledTransport gpu: ").removesuffix(">")

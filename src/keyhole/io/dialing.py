@@ -27,7 +27,12 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from keyhole.io.deadlines import NEVER_S, DeadlineWheel
-from keyhole.io.failures import no_head_in_time, not_connected_in_time, unreachable
+from keyhole.io.failures import (
+    no_head_in_time,
+    not_connected_in_time,
+    shutting_down,
+    unreachable,
+)
 from keyhole.io.http1 import Connection
 from keyhole.wire.http import Timeouts
 
@@ -72,9 +77,9 @@ class _Alarm:
         self.watched_s = NEVER_S
         self._timeout = timeout
 
-    def expire(self, now_s: float) -> None:
+    def expire(self, now_s: float) -> None:  # noqa: ARG002  # it fires, whatever the time
         self.due_s = NEVER_S
-        self._timeout.reschedule(now_s)
+        self._timeout.reschedule(0.0)
 
 
 class Dialer:
@@ -94,14 +99,25 @@ class Dialer:
         self._tls = tls if address.is_tls else None
         self._wheel = wheel
         self._loop = loop
+        self._alarms: set[_Alarm] = set()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Give up what is being opened, and open nothing more."""
+        self._is_closed = True
+        for alarm in self._alarms:
+            alarm.expire(self._loop.time())
 
     async def dial(
         self, make: Callable[[], Connection], *, began_s: float, timeouts: Timeouts
     ) -> Connection:
-        """A connection that is open, TLS and all; raises UpstreamError.
+        """A connection that is open, TLS and all; raises UpstreamError, or GatewayError
+        once it is closed.
 
         The connect timeout counts from now, the others from `began_s`, on the loop's clock.
         """
+        if self._is_closed:
+            raise shutting_down()
         connect_by_s = self._loop.time() + timeouts.connect_s
         answer_by_s = began_s + min(timeouts.first_byte_s, timeouts.total_s)
         connection = make()
@@ -109,12 +125,16 @@ class Dialer:
             async with asyncio.timeout(None) as timeout:
                 alarm = _Alarm(min(connect_by_s, answer_by_s), timeout)
                 self._wheel.watch(alarm)
+                self._alarms.add(alarm)
                 try:
                     await self._open(connection, connect_by_s)
                 finally:
+                    self._alarms.discard(alarm)
                     self._wheel.forget(alarm)
         except TimeoutError:
             connection.give_up()
+            if self._is_closed:
+                raise shutting_down() from None
             if answer_by_s < connect_by_s:
                 raise no_head_in_time(self._name, timeouts.first_byte_s) from None
             raise not_connected_in_time(self._name, timeouts.connect_s) from None

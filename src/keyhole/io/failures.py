@@ -142,4 +142,4 @@ def unsendable(name: str, what: str) -> GatewayError:
 
 def shutting_down() -> GatewayError:
     """The transport has been closed."""
-    return GatewayError(Code.SHUTTING_DOWN, "The server is shutting down.", status=503)
+    return GatewayError(Code.SHUTTING_DOWN, "Keyhole is shutting down.", status=503)

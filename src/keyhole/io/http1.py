@@ -12,6 +12,9 @@ Facts (CPython 3.11 asyncio and uvloop 0.23, November 2026):
   one packet where it fits.
 - Over TLS without close_notify uvloop tells no `eof_received`, asyncio does: so a body until the
   end that was cut off on the way (RFC 9112, section 9.8) is refused on uvloop alone.
+- Who closes a Unix socket that it has read to its end gives its peer an end-of-file, and a reset
+  where something was unread, or the connection not even accepted (Linux, net/unix/af_unix.c,
+  unix_release_sock); writing to a closed one is EPIPE.
 - While reading is paused the end of the connection goes unseen, too.
 """
 
@@ -63,13 +66,20 @@ class Owner(Protocol):
         ...
 
 
-def may_send_again(*, is_reused: bool, has_begun: bool, waited_s: float) -> bool:
+def may_send_again(
+    *, is_reused: bool, has_begun: bool, waited_s: float, was_read: bool | None
+) -> bool:
     """Whether a request on a connection that has died may be sent on another one.
 
-    Only where the upstream closed an idle connection as we took it. One that dies later may
-    have died of the request, or after doing what it asked: that is for policy.
+    Where the socket tells, only one that was not read. TCP cannot tell (`was_read` is None):
+    there, only where the upstream closed an idle connection as we took it. One that dies later
+    may have died of the request, or after doing what it asked: that is for policy.
     """
-    return is_reused and not has_begun and waited_s <= SEND_AGAIN_WITHIN_S
+    if has_begun:
+        return False
+    if was_read is not None:
+        return not was_read
+    return is_reused and waited_s <= SEND_AGAIN_WITHIN_S
 
 
 class Connection(asyncio.Protocol):
@@ -77,7 +87,17 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         *("due_s", "watched_s", "is_idle", "is_dead"),
-        *("_name", "_idle_s", "_loop", "_wheel", "_owner", "_transport", "_response", "_waiter"),
+        *(
+            "_name",
+            "_idle_s",
+            "_is_unix",
+            "_loop",
+            "_wheel",
+            "_owner",
+            "_transport",
+            "_response",
+            "_waiter",
+        ),
         *("_wants", "_error", "_is_reused", "_is_paused", "_asked_s", "_total_by_s", "_timeouts"),
     )
 
@@ -90,13 +110,18 @@ class Connection(asyncio.Protocol):
         name: str,
         max_body_bytes: int,
         idle_s: float,
+        is_unix: bool = False,
     ) -> None:
-        """`idle_s` is how long an upstream may be silent between two pieces of a body."""
+        """`idle_s` is how long an upstream may be silent between two pieces of a body.
+
+        `is_unix` is for a Unix socket, whose end tells whether a request was read.
+        """
         self._owner = owner
         self._wheel = wheel
         self._loop = loop
         self._name = name
         self._idle_s = idle_s
+        self._is_unix = is_unix
         self._response = ResponseReader(max_body_bytes)
         self._transport: asyncio.Transport | None = None
         self._timeouts: Timeouts | None = None
@@ -147,6 +172,11 @@ class Connection(asyncio.Protocol):
     def headers(self) -> Headers:
         """The response's headers."""
         return self._response.headers
+
+    @property
+    def is_reused(self) -> bool:
+        """Whether it has carried a request before the one it carries."""
+        return self._is_reused
 
     @property
     def may_reuse(self) -> bool:
@@ -234,17 +264,18 @@ class Connection(asyncio.Protocol):
         try:
             self._response.end()
         except BadResponseError as bad:
-            self._fail(self._early_end(bad))
+            self._fail(self._early_end(bad, was_read=True if self._is_unix else None))
         else:
             self._wake()
         if not self.is_dead:
             self._die()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # none is told
+    def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed, by whomever."""
         if not self._response.is_complete and self._error is None:
             bad = broke_off() if self._response.has_begun else no_answer()
-            self._fail(self._early_end(bad))
+            is_reset = isinstance(exc, ConnectionResetError | BrokenPipeError)
+            self._fail(self._early_end(bad, was_read=not is_reset if self._is_unix else None))
         if not self.is_dead:
             self._die()
         self._leave()
@@ -285,8 +316,11 @@ class Connection(asyncio.Protocol):
             self._error = error
         self._wake()
 
-    def _early_end(self, bad: BadResponseError) -> UpstreamError | StaleError:
+    def _early_end(
+        self, bad: BadResponseError, *, was_read: bool | None
+    ) -> UpstreamError | StaleError:
         if may_send_again(
+            was_read=was_read,
             is_reused=self._is_reused,
             has_begun=self._response.has_begun,
             waited_s=self._loop.time() - self._asked_s,

@@ -1,8 +1,8 @@
 """The connections to each upstream: which one carries a request, and what becomes of it then.
 
-It reads no HTTP (`http1` does) and opens no sockets itself (`dialing` does). It sends a request
-again in one case only, when a connection that had been used before died under it before a byte
-came back (`http1.may_send_again`); every other failure is an UpstreamError for policy.
+It reads no HTTP (`http1` does), opens no sockets (`dialing` does) and sends nothing: whoever
+finds that a connection had died before its request arrived (`http1.may_send_again`) gets another
+one in its place; every other failure is an UpstreamError for policy.
 
 What to do is decided by `choose` and `judge`, which know numbers and do nothing; what is decided
 is done in Pool. A slot is one connection, open or being opened, out of `max_connections`. A
@@ -20,8 +20,8 @@ from enum import Enum, auto
 from keyhole.catalog import Upstream
 from keyhole.errors import UpstreamError
 from keyhole.io.deadlines import NEVER_S, DeadlineWheel
-from keyhole.io.dialing import Dialer, find_address
-from keyhole.io.failures import no_free_connection, shutting_down
+from keyhole.io.dialing import SOCKET_POLL_S, Dialer, find_address
+from keyhole.io.failures import no_answer, no_free_connection, shutting_down
 from keyhole.io.http1 import Connection
 from keyhole.io.request import RequestWriter
 from keyhole.wire.http import Timeouts
@@ -106,7 +106,9 @@ class Pool:
         self.writer = RequestWriter(upstream)
         self._wheel = wheel
         self._loop = loop
-        self._dialer = Dialer(upstream.name, find_address(upstream.url), tls, wheel, loop)
+        address = find_address(upstream.url)
+        self._is_unix = address.path is not None
+        self._dialer = Dialer(upstream.name, address, tls, wheel, loop)
         self._max_connections = max_connections
         self._idle_s = idle_s
         self._resting: list[Connection] = []
@@ -141,14 +143,22 @@ class Pool:
         elif (connection := await self._wait(began_s, timeouts)) is not None:
             return connection
         try:
-            return await self.connect(began_s=began_s, timeouts=timeouts)
+            return await self._connect(began_s, timeouts)
         except BaseException:
             self._free_slot()
             raise
 
-    async def connect(self, *, began_s: float, timeouts: Timeouts) -> Connection:
-        """A new connection, in the slot that the caller holds; raises UpstreamError."""
-        return await self._dialer.dial(self._make, began_s=began_s, timeouts=timeouts)
+    async def replace(self, dead: Connection, *, began_s: float, timeouts: Timeouts) -> Connection:
+        """A new connection in the slot of one that died before a request arrived.
+
+        Raises UpstreamError. Where a server on a Unix socket dies with connections that it has
+        not accepted, they all come here: the next one is waited for, as for the first.
+        """
+        if not dead.is_reused:
+            if self._loop.time() >= began_s + timeouts.connect_s:
+                raise no_answer().blame(self.upstream.name)
+            await asyncio.sleep(SOCKET_POLL_S)
+        return await self._connect(began_s, timeouts)
 
     def release(self, connection: Connection) -> None:
         """Take back a connection whose response has been read to its end."""
@@ -172,6 +182,7 @@ class Pool:
     async def aclose(self) -> None:
         """Close every connection, and return when their sockets are closed."""
         self._is_closed = True
+        self._dialer.close()
         while self._count_queue():
             self._queue.popleft().granted.set_exception(shutting_down())
         for connection in list(self._connections):
@@ -206,7 +217,12 @@ class Pool:
             name=self.upstream.name,
             max_body_bytes=self.upstream.max_response_bytes,
             idle_s=self._idle_s,
+            is_unix=self._is_unix,
         )
+
+    async def _connect(self, began_s: float, timeouts: Timeouts) -> Connection:
+        """A new connection, in the slot that the caller holds; raises UpstreamError."""
+        return await self._dialer.dial(self._make, began_s=began_s, timeouts=timeouts)
 
     async def _wait(self, began_s: float, timeouts: Timeouts) -> Connection | None:
         """Wait for one's turn: a connection, or None for a slot to open one in."""

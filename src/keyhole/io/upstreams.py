@@ -166,19 +166,18 @@ class PooledTransport:
         if connection is None:
             connection = await pool.obtain(began_s=began_s, timeouts=timeouts)
         try:
-            try:
-                await connection.ask(
-                    message, began_s=began_s, timeouts=timeouts, is_head_request=is_head_request
-                )
-            except StaleError:
-                connection = await pool.connect(began_s=began_s, timeouts=timeouts)
-                await connection.ask(
-                    message, began_s=began_s, timeouts=timeouts, is_head_request=is_head_request
-                )
+            while True:
+                try:
+                    await connection.ask(
+                        message, began_s=began_s, timeouts=timeouts, is_head_request=is_head_request
+                    )
+                except StaleError:
+                    connection = await pool.replace(connection, began_s=began_s, timeouts=timeouts)
+                else:
+                    return connection
         except BaseException:
             pool.discard(connection)
             raise
-        return connection
 
     def _pool(self, upstream: Upstream) -> Pool:
         pool = self._latest.get(upstream.name)
