@@ -55,7 +55,7 @@ PAUSE_MS = 8.0
 """At half load: about how long a connection pauses. Long beside wrk's steps of a millisecond."""
 HALF_CONNECTIONS = (8, 512)
 VERSIONS_OF = (
-    "nginx", "wrk", "keyhole", "uvicorn", "uvloop", "httptools", "aiohttp", "flask", "gunicorn",
+    "nginx", "wrk", "keyhole", "uvicorn", "uvloop", "httptools", "flask", "gunicorn",
     "requests",
 )  # fmt: skip
 LIMITS = {"rounds": (1, 20), "seconds": (1, 30), "patience": (0, 3600)}

@@ -1,4 +1,4 @@
-"""What one request to an upstream costs on our side: our own connection beside aiohttp's.
+"""What one request to an upstream costs on our side, beside the least that it can.
 
 A bare uvloop server in a process of its own answers every request at once with the same small
 JSON; this process sends with so many requests at a time. Rounds of all contestants take turns,
@@ -30,7 +30,7 @@ from typing import Any
 import uvloop
 
 from keyhole.catalog import Upstream
-from keyhole.io.upstreams import PooledTransport
+from keyhole.io.transport import PooledTransport
 from keyhole.secret import Secret
 from keyhole.wire.http import Timeouts, UpstreamRequest
 
@@ -71,17 +71,6 @@ def serve(pipe: Pipe) -> None:
 @asynccontextmanager
 async def pooled(upstream: Upstream) -> AsyncIterator[Ask]:
     transport = PooledTransport()
-    try:
-        yield sender(transport, upstream)
-    finally:
-        await transport.aclose()
-
-
-@asynccontextmanager
-async def aiohttp(upstream: Upstream) -> AsyncIterator[Ask]:
-    from keyhole.io.transport import AiohttpTransport  # noqa: PLC0415  # to measure without it
-
-    transport = AiohttpTransport()
     try:
         yield sender(transport, upstream)
     finally:
@@ -138,7 +127,7 @@ async def floor(upstream: Upstream) -> AsyncIterator[Ask]:
         await asyncio.sleep(0.01)
 
 
-CONTESTANTS = {"floor": floor, "pooled": pooled, "aiohttp": aiohttp}
+CONTESTANTS = {"floor": floor, "pooled": pooled}
 
 
 async def measure(
@@ -199,8 +188,7 @@ def compare(run: Callable[[Any], Any], upstream: Upstream, arguments: argparse.N
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         for _ in range(arguments.rounds):
             for name in names:
-                requests = arguments.requests // (4 if name == "aiohttp" else 1)
-                found[name].append(run(measure(name, upstream, requests, at_once)))
+                found[name].append(run(measure(name, upstream, arguments.requests, at_once)))
         least = min(cpu for _, cpu in found[names[0]])
         for name in names:
             rate = max(rate for rate, _ in found[name])

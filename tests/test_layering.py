@@ -47,7 +47,7 @@ OPENED_BY_OTHERS = {("server.app", "main"), ("server.flask", "main")}
 PURE = {"wire", "dialects", "backends", "policy", "catalog", "errors", "secret"}
 IMPURE = {
     *("asyncio", "socket", "time", "random", "os", "logging", "threading", "subprocess"),
-    *("aiohttp", "uvicorn", "flask", "sqlalchemy", "numpy"),
+    *("ssl", "httptools", "uvicorn", "flask", "sqlalchemy", "numpy"),
 }
 WORKER_NEVER_LOADS = ("numpy", "sqlalchemy", "tokenizers", "huggingface_hub", "rich")
 

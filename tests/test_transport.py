@@ -18,7 +18,7 @@ import pytest
 from keyhole import __version__
 from keyhole.catalog import Upstream
 from keyhole.errors import Code, UpstreamError
-from keyhole.io.transport import AiohttpTransport
+from keyhole.io.transport import PooledTransport
 from keyhole.ports import Transport
 from keyhole.secret import Secret
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
@@ -30,7 +30,7 @@ FOREVER_S = 60.0
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-@pytest.fixture(params=[AiohttpTransport])
+@pytest.fixture(params=[PooledTransport])
 async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
     opened: Transport = request.param()
     yield opened

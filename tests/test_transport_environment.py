@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from keyhole.catalog import Upstream
-from keyhole.io.transport import AiohttpTransport
+from keyhole.io.transport import PooledTransport
 from keyhole.wire.http import Timeouts, UpstreamRequest
 from standins import Reply, StandIn
 
@@ -20,7 +20,7 @@ async def test_proxies_and_netrc_are_not_used(
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login someone password hidden\n")
     netrc.chmod(0o600)
-    transport = AiohttpTransport()
+    transport = PooledTransport()
     try:
         async with StandIn(Reply(body=b"{}")) as upstream, StandIn(Reply(418)) as proxy:
             for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):

@@ -29,7 +29,7 @@ from keyhole.engine.library import Library
 from keyhole.errors import SetupError
 from keyhole.exchange import Gateway, Parts
 from keyhole.io.clock import SystemClock
-from keyhole.io.upstreams import PooledTransport
+from keyhole.io.transport import PooledTransport
 from keyhole.policy.paths import Paths
 from keyhole.ports import Observer, Transport
 from keyhole.server.health import Readiness

@@ -18,7 +18,7 @@ from keyhole.catalog import Access, Catalog, Route, Target
 from keyhole.dialects.generate import GenerateDialect
 from keyhole.exchange import Admission, Gateway, Parts
 from keyhole.io.clock import SystemClock
-from keyhole.io.transport import AiohttpTransport
+from keyhole.io.transport import PooledTransport
 from keyhole.policy.paths import Paths
 from keyhole.wire.http import Head
 from keyhole.wire.http import Reply as GatewayReply
@@ -76,7 +76,7 @@ class Client:
 
 @asynccontextmanager
 async def client_of(*targets: Target) -> AsyncIterator[Client]:
-    dialect, silent, transport = GenerateDialect(), Silent(), AiohttpTransport()
+    dialect, silent, transport = GenerateDialect(), Silent(), PooledTransport()
     route = Route(name="default", targets=targets, first_byte_timeout_s=5)
     parts = Parts(
         catalog=Catalog(

@@ -10,7 +10,7 @@ import uvloop
 from certificates import Certificates, make_certificates
 from wires import open_sockets, until
 
-from keyhole.io.upstreams import PooledTransport
+from keyhole.io.transport import PooledTransport
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

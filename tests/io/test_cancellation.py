@@ -17,7 +17,7 @@ from wires import TIMEOUTS, make_request, make_upstream, open_sockets, until
 
 from keyhole.catalog import Upstream
 from keyhole.io.dialing import make_tls
-from keyhole.io.upstreams import PooledTransport
+from keyhole.io.transport import PooledTransport
 from standins import Raw, Reply, StandIn
 
 PIECES = Raw(

@@ -22,7 +22,7 @@ from wires import (
 )
 
 from keyhole.io.dialing import Address, find_address, make_tls
-from keyhole.io.upstreams import PooledTransport
+from keyhole.io.transport import PooledTransport
 from keyhole.wire.http import Timeouts
 from standins import Raw, StandIn
 

@@ -23,7 +23,7 @@ from wires import (
     until,
 )
 
-from keyhole.io.upstreams import PooledTransport
+from keyhole.io.transport import PooledTransport
 from keyhole.wire.http import Timeouts
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "hostile_responses.toml"

@@ -22,7 +22,7 @@ from wires import (
 )
 
 from keyhole.io.pool import Fate, Step, choose, judge
-from keyhole.io.upstreams import PooledTransport
+from keyhole.io.transport import PooledTransport
 from standins import Raw, Reply, StandIn
 
 # The decisions

@@ -24,7 +24,7 @@ import pytest
 from wires import TIMEOUTS, make_request, make_upstream
 
 from keyhole.errors import KeyholeError
-from keyhole.io.upstreams import PooledTransport
+from keyhole.io.transport import PooledTransport
 
 RACES = int(os.environ.get("KEYHOLE_RACES", "1000"))
 PAUSE_S = 0.001

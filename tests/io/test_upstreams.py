@@ -14,7 +14,7 @@ from wires import (
     state,
 )
 
-from keyhole.io.upstreams import PooledTransport
+from keyhole.io.transport import PooledTransport
 from standins import Raw, Reply, StandIn
 
 

@@ -17,7 +17,7 @@ from keyhole.io.deadlines import DeadlineWheel
 from keyhole.io.failures import BadResponseError
 from keyhole.io.http1 import Connection
 from keyhole.io.response import ResponseReader
-from keyhole.io.upstreams import PooledTransport
+from keyhole.io.transport import PooledTransport
 from keyhole.secret import Secret
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
 from standins import Reply

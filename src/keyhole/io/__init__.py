@@ -9,7 +9,6 @@ response.py   bytes as responses
 http1.py      one connection to an upstream
 dialing.py    opening connections: TCP, TLS, Unix sockets
 pool.py       the connections to one upstream: reuse, cap, queue
-upstreams.py  the Transport port, over all of these
-transport.py  the Transport port, over aiohttp
+transport.py  the Transport port, over all of these
 clock.py      time and randomness
 """

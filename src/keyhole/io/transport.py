@@ -1,245 +1,206 @@
-"""The Transport port over aiohttp: one request to one upstream, the whole answer back.
+"""The Transport port over connections of our own: a pool for each upstream, one deadline wheel.
 
-It does not retry, follow redirects, decompress, keep cookies or read proxy settings from the
-environment. An upstream on a Unix socket is waited for until the connect timeout, since the
-embedded engine is started, and restarted, beside us.
+`send` brings a whole answer; `open` its head, and the body piece by piece as fast as it is read.
+Neither follows a redirect, decodes a content-encoding, keeps a cookie or reads proxy settings.
 
-Facts of aiohttp 3.14 that this rests on (read in its source, November 2026): a POST is never
-sent again by itself; `auto_decompress=False` leaves bodies alone; connector errors carry the
-operating system's error as `os_error`.
-
-Fact of Unix sockets (Linux, net/unix/af_unix.c, unix_release_sock): who closes a connection that
-it has read to its end gives its peer an end-of-file, and a reset where something was unread or
-the connection not even accepted. So after a reset the request was not read, and is sent again.
+On the way of a request nothing is made that could stand ready: no task, no timer, no context
+manager; one future for each time that it has to wait. What that brings: bench/transport.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
-from contextlib import suppress
+import ssl
+import warnings
+from types import TracebackType
+from typing import Self
 
-import aiohttp
-from aiohttp.client_exceptions import UnixClientConnectorError
-from yarl import URL
-
-from keyhole import __version__
 from keyhole.catalog import Upstream
-from keyhole.errors import Code, GatewayError, UpstreamError
+from keyhole.io.deadlines import DeadlineWheel
+from keyhole.io.dialing import make_tls
+from keyhole.io.failures import shutting_down
+from keyhole.io.http1 import Connection, StaleError
+from keyhole.io.pool import IDLE_TIMEOUT_S, MAX_CONNECTIONS, Pool
+from keyhole.io.response import Headers
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
 
-# Less than the 5 s after which uvicorn, gunicorn and node close an idle connection: a request
-# sent on a connection that is just being closed is lost, and may not be sent twice.
-_KEEP_ALIVE_S = 4.0
-_CONNECTIONS_PER_UPSTREAM = 100
-_SOCKET_POLL_S = 0.05
-_READ_BYTES = 64 * 1024
-_USER_AGENT = f"keyhole/{__version__}"
+
+class OpenResponse:
+    """A response whose head is there: `async for` gives its body piece by piece.
+
+    Leave it with `async with`, or call `close`: a body that is not read to its end closes the
+    connection, and one that is forgotten would keep its slot. A slow reader makes the upstream
+    wait.
+    """
+
+    __slots__ = ("_connection", "_pool", "headers", "status")
+
+    def __init__(self, pool: Pool, connection: Connection) -> None:
+        self._pool = pool
+        self._connection: Connection | None = connection
+        self.status: int = connection.status
+        self.headers: Headers = connection.headers
+
+    async def read(self) -> bytes:
+        """The rest of the body at once; raises UpstreamError."""
+        if self._connection is None:
+            return b""
+        try:
+            body = await self._connection.read_all()
+        except BaseException:
+            self.close()
+            raise
+        self._finish(self._connection)
+        return body
+
+    def close(self) -> None:
+        """Give up what is still to come; nothing where everything has."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.discard(connection)
+
+    def __del__(self) -> None:
+        if self._connection is not None:
+            told = f"a response of {self._pool.upstream.name} was left open"
+            warnings.warn(told, ResourceWarning, stacklevel=2, source=self)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next piece, never empty; raises UpstreamError."""
+        if self._connection is None:
+            raise StopAsyncIteration
+        try:
+            piece = await self._connection.read()
+        except BaseException:
+            self.close()
+            raise
+        if not piece:
+            self._finish(self._connection)
+            raise StopAsyncIteration
+        return piece
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _finish(self, connection: Connection) -> None:
+        self._connection = None
+        self._pool.release(connection)
 
 
-class AiohttpTransport:
-    """One aiohttp session per upstream, made at its first request."""
+class PooledTransport:
+    """ports.Transport; made on the event loop that it will run on."""
 
-    def __init__(self) -> None:
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
-        self._under_way: set[asyncio.Timeout] = set()
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+    ) -> None:
+        """`tls` takes the place of the system's trust store.
+
+        `max_connections` is for each upstream; `idle_timeout_s` is how long an upstream may be
+        silent in the middle of a body.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._wheel = DeadlineWheel(self._loop)
+        self._tls = tls
+        self._max_connections = max_connections
+        self._idle_timeout_s = idle_timeout_s
+        self._pools: list[Pool] = []
+        self._latest: dict[str, Pool] = {}
+        """The pool that was last used for an upstream of that name."""
         self._is_closed = False
+
+    def __repr__(self) -> str:
+        pools = "; ".join(f"{pool.upstream.name}: {pool!r}" for pool in self._pools)
+        return f"<PooledTransport {pools}>" if pools else "<PooledTransport>"
 
     async def send(
         self, request: UpstreamRequest, *, request_id: str, timeouts: Timeouts
     ) -> UpstreamResponse:
         """As the port says."""
+        pool = self._pool(request.upstream)
+        connection = await self._ask(pool, request, request_id, timeouts)
         try:
-            return await self._send_in_time(request, request_id, timeouts)
-        except UpstreamError:
-            if self._is_closed:
-                raise GatewayError(
-                    Code.SHUTTING_DOWN, "Keyhole is shutting down.", status=503
-                ) from None
+            body = await connection.read_all()
+        except BaseException:
+            pool.discard(connection)
             raise
+        response = UpstreamResponse(status=connection.status, headers=connection.headers, body=body)
+        pool.release(connection)
+        return response
+
+    async def open(
+        self, request: UpstreamRequest, *, request_id: str, timeouts: Timeouts
+    ) -> OpenResponse:
+        """Send, and return with the response's head; the total timeout goes on to its end."""
+        pool = self._pool(request.upstream)
+        return OpenResponse(pool, await self._ask(pool, request, request_id, timeouts))
 
     async def aclose(self) -> None:
-        """As the port says."""
+        """As the port says; what is under way fails with SHUTTING_DOWN."""
         self._is_closed = True
-        for deadline in self._under_way:
-            deadline.reschedule(asyncio.get_running_loop().time())
-        await asyncio.sleep(0)
-        sessions, self._sessions = self._sessions, {}
-        for session in sessions.values():
-            await session.close()
+        for pool in self._pools:
+            await pool.aclose()
+        self._wheel.close()
 
-    async def _send_in_time(
-        self, request: UpstreamRequest, request_id: str, timeouts: Timeouts
-    ) -> UpstreamResponse:
-        name = request.upstream.name
-        deadline = asyncio.timeout(timeouts.total_s)
+    async def _ask(
+        self, pool: Pool, request: UpstreamRequest, request_id: str, timeouts: Timeouts
+    ) -> Connection:
+        """A connection on which the response's head has come; the caller gives it back."""
+        message = pool.writer.write(request, request_id)
+        is_head_request = request.method == "HEAD"
+        began_s = self._loop.time()
+        connection = pool.take()
+        if connection is None:
+            connection = await pool.obtain(began_s=began_s, timeouts=timeouts)
         try:
-            async with deadline:
-                self._under_way.add(deadline)
-                return await self._send(request, request_id, timeouts)
-        except UpstreamError:
-            raise
-        except TimeoutError:
-            raise UpstreamError(
-                Code.UPSTREAM_TIMEOUT,
-                f"{_culprit(name)} did not finish its answer within {timeouts.total_s:g} s.",
-            ) from None
-        except aiohttp.ClientConnectorError as error:
-            raise _unreachable(name, error) from None
-        except aiohttp.ClientConnectionError:
-            raise UpstreamError(
-                Code.UPSTREAM_UNREACHABLE,
-                f"{_culprit(name)} closed the connection without an answer.",
-            ) from None
-        except aiohttp.ClientPayloadError:
-            raise UpstreamError(
-                Code.UPSTREAM_UNREACHABLE, f"{_culprit(name)} broke off in mid-answer."
-            ) from None
-        except (aiohttp.ClientError, ValueError):
-            raise UpstreamError(
-                Code.UPSTREAM_ERROR, f"{_culprit(name)} answered with something that is not HTTP."
-            ) from None
-        finally:
-            self._under_way.discard(deadline)
-
-    async def _send(
-        self, request: UpstreamRequest, request_id: str, timeouts: Timeouts
-    ) -> UpstreamResponse:
-        upstream = request.upstream
-        response = await self._open(request, request_id, timeouts)
-        try:
-            body = await _read(response, upstream)
+            while True:
+                try:
+                    await connection.ask(
+                        message, began_s=began_s, timeouts=timeouts, is_head_request=is_head_request
+                    )
+                except StaleError:
+                    connection = await pool.replace(connection, began_s=began_s, timeouts=timeouts)
+                else:
+                    return connection
         except BaseException:
-            response.close()
+            pool.discard(connection)
             raise
-        headers: dict[str, str] = {}
-        for key, value in response.headers.items():
-            headers.setdefault(key.lower(), value)
-        return UpstreamResponse(status=response.status, headers=headers, body=body)
 
-    async def _open(
-        self, request: UpstreamRequest, request_id: str, timeouts: Timeouts
-    ) -> aiohttp.ClientResponse:
-        """The response once its head is there, within the first-byte timeout."""
-        upstream = request.upstream
-        connect_by = asyncio.get_running_loop().time() + timeouts.connect_s
-        try:
-            async with asyncio.timeout(timeouts.first_byte_s):
-                while True:
-                    try:
-                        return await self._session(upstream).request(
-                            request.method,
-                            URL(_base_url(upstream) + request.path, encoded=True),
-                            data=request.body,
-                            headers=_headers(request, request_id),
-                            allow_redirects=False,
-                            timeout=aiohttp.ClientTimeout(sock_connect=timeouts.connect_s),
-                        )
-                    except aiohttp.ClientOSError as error:
-                        is_too_late = asyncio.get_running_loop().time() >= connect_by
-                        if is_too_late or not _was_not_read(error, upstream):
-                            raise
-                    await asyncio.sleep(_SOCKET_POLL_S)
-        except aiohttp.ConnectionTimeoutError:
-            raise UpstreamError(
-                Code.UPSTREAM_UNREACHABLE,
-                f"{_culprit(upstream.name)} did not accept a connection"
-                f" within {timeouts.connect_s:g} s.",
-            ) from None
-        except TimeoutError:
-            raise UpstreamError(
-                Code.UPSTREAM_TIMEOUT,
-                f"{_culprit(upstream.name)} sent no answer within {timeouts.first_byte_s:.3g} s.",
-                hint="A longer wait is set with first_byte_timeout_s of the route.",
-            ) from None
+    def _pool(self, upstream: Upstream) -> Pool:
+        pool = self._latest.get(upstream.name)
+        if pool is None or pool.upstream is not upstream or self._is_closed:
+            pool = self._latest[upstream.name] = self._find_pool(upstream)
+        return pool
 
-    def _session(self, upstream: Upstream) -> aiohttp.ClientSession:
-        session = self._sessions.get(upstream.name)
-        if session is None:
-            session = aiohttp.ClientSession(
-                connector=_connector(upstream),
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept", "Content-Type"),
-                timeout=aiohttp.ClientTimeout(),
-            )
-            self._sessions[upstream.name] = session
-        return session
-
-
-def _was_not_read(error: aiohttp.ClientOSError, upstream: Upstream) -> bool:
-    """Whether the upstream is a Unix socket whose server is not there, or has just gone."""
-    if isinstance(error, UnixClientConnectorError):
-        return True
-    return upstream.url.startswith("unix:") and error.errno in (errno.ECONNRESET, errno.EPIPE)
-
-
-def _connector(upstream: Upstream) -> aiohttp.BaseConnector:
-    if upstream.url.startswith("unix:"):
-        # Connecting is cheap here, and a fresh connection is never one that is being closed.
-        path = upstream.url.removeprefix("unix:")
-        return aiohttp.UnixConnector(path=path, limit=0, force_close=True)
-    return aiohttp.TCPConnector(
-        limit=_CONNECTIONS_PER_UPSTREAM, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=30
-    )
-
-
-def _base_url(upstream: Upstream) -> str:
-    # A Unix socket has no host name; HTTP wants one all the same.
-    return "http://localhost" if upstream.url.startswith("unix:") else upstream.url
-
-
-def _headers(request: UpstreamRequest, request_id: str) -> list[tuple[str, str]]:
-    """The request's own headers and ours: the one place where a secret is attached."""
-    headers = [
-        *request.headers,
-        ("user-agent", _USER_AGENT),
-        ("accept-encoding", "identity"),
-        ("x-request-id", request_id),
-    ]
-    secret = request.upstream.secret
-    if secret is not None:
-        headers.append(("authorization", f"Bearer {secret.reveal()}"))
-    return headers
-
-
-async def _read(response: aiohttp.ClientResponse, upstream: Upstream) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(_READ_BYTES):
-        body += chunk
-        if len(body) > upstream.max_response_bytes:
-            raise UpstreamError(
-                Code.UPSTREAM_ANSWER_TOO_LARGE,
-                f"{_culprit(upstream.name)} answered with more than"
-                f" {upstream.max_response_bytes} bytes.",
-                hint="A larger answer is allowed with max_response_bytes of the upstream.",
-            )
-    return bytes(body)
-
-
-def _culprit(name: str) -> str:
-    return f"Upstream '{name}'"
-
-
-def _unreachable(name: str, error: aiohttp.ClientConnectorError) -> UpstreamError:
-    hint = "Check that it runs and that its url is right: keyhole check --live."
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        reason = "its TLS certificate was not accepted"
-        with suppress(AttributeError):
-            reason += f" ({error.certificate_error.verify_message})"  # type: ignore[attr-defined]
-        return UpstreamError(Code.UPSTREAM_UNREACHABLE, f"{_culprit(name)}: {reason}.", hint=hint)
-    reason = "connecting failed"
-    if isinstance(error, aiohttp.ClientSSLError):
-        reason = "it does not speak TLS as expected"
-    elif isinstance(error.os_error, ConnectionRefusedError):
-        reason = "the connection was refused"
-    elif isinstance(error.os_error, FileNotFoundError):
-        reason = "its socket is not there, so it is not running"
-    elif isinstance(error, aiohttp.ClientConnectorDNSError) or isinstance(
-        error.os_error, socket.gaierror
-    ):
-        reason = "its host name could not be resolved"
-    return UpstreamError(
-        Code.UPSTREAM_UNREACHABLE, f"{_culprit(name)} was not reached: {reason}.", hint=hint
-    )
+    def _find_pool(self, upstream: Upstream) -> Pool:
+        """The pool of what is configured exactly so: a name alone never decides where to send."""
+        if self._is_closed:
+            raise shutting_down()
+        for pool in self._pools:
+            if pool.upstream == upstream:
+                return pool
+        if self._tls is None and upstream.url.startswith("https:"):
+            self._tls = make_tls()
+        pool = Pool(
+            upstream,
+            self._wheel,
+            self._loop,
+            tls=self._tls,
+            max_connections=self._max_connections,
+            idle_s=self._idle_timeout_s,
+        )
+        self._pools.append(pool)
+        return pool
