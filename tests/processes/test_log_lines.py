@@ -11,7 +11,7 @@ from processes.driving import PYTHON, Server, free_port, serving, started
 
 ROOT = Path(__file__).parents[2]
 HANDSHAKE = (
-    b"GET /generate HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+    b"GET /generate HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\n"
     b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n"
 ) % (b"a" * 22 + b"==")
 NO_HTTP = b"\x16\x03\x01\r\n\r\n"
@@ -35,7 +35,7 @@ def test_clients_add_no_lines_of_their_own_to_the_log(home: Path, data: Path):
         send(server, HANDSHAKE)
         send(server, NO_HTTP)
         server.get("/health/live?key=hidden")
-        assert paths_of_lines(server.log[before:]) == ["/generate", "/health/live"]
+        assert paths_of_lines(server.log[before:]) == ["/generate", "-", "/health/live"]
 
 
 def test_python_app_py_writes_one_line_for_a_request_and_no_query(home: Path, data: Path):
