@@ -16,6 +16,7 @@ from keyhole.errors import KeyholeError
 from keyhole.io.deadlines import DeadlineWheel
 from keyhole.io.failures import BadResponseError
 from keyhole.io.http1 import Connection
+from keyhole.io.request import Sealed
 from keyhole.io.response import ResponseReader
 from keyhole.io.transport import PooledTransport
 from keyhole.secret import Secret
@@ -111,7 +112,7 @@ class Wire:
 
         async def run() -> None:
             await self.connection.ask(
-                b"POST / HTTP/1.1\r\n\r\n",
+                Sealed(b"POST / HTTP/1.1\r\n\r\n"),
                 began_s=self.loop.time(),
                 timeouts=timeouts,
                 is_head_request=is_head,

@@ -33,6 +33,7 @@ from keyhole.io.failures import (
     no_end_in_time,
     no_head_in_time,
 )
+from keyhole.io.request import Sealed
 from keyhole.io.response import Headers, ResponseReader
 from keyhole.wire.http import Timeouts
 
@@ -140,7 +141,7 @@ class Connection(asyncio.Protocol):
     # For whoever asks
 
     async def ask(
-        self, message: bytes, *, began_s: float, timeouts: Timeouts, is_head_request: bool = False
+        self, message: Sealed, *, began_s: float, timeouts: Timeouts, is_head_request: bool = False
     ) -> None:
         """Send a request, and return when the head of its response is there.
 
@@ -156,7 +157,7 @@ class Connection(asyncio.Protocol):
         self._asked_s = self._loop.time()
         self._total_by_s = began_s + timeouts.total_s
         self._set_due(min(began_s + timeouts.first_byte_s, self._total_by_s))
-        self._transport.write(message)
+        self._transport.write(message.content)
         self._wants = _HEAD
         self._waiter = self._loop.create_future()
         await self._waiter

@@ -39,6 +39,19 @@ _OURS = frozenset(
 )
 
 
+class Sealed:
+    """A request's bytes, which hold the secret: a traceback with locals does not show them."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __repr__(self) -> str:
+        """Its length."""
+        return f"<a request of {len(self.content)} bytes>"
+
+
 class RequestWriter:
     """The requests to one upstream, each as one bytes object."""
 
@@ -54,12 +67,13 @@ class RequestWriter:
 
     def write(self, request: UpstreamRequest, request_id: str) -> bytes:
         """Head and body; raises GatewayError for what would not arrive as it was meant."""
+        # Checked first: once the head is a local here, nothing may be raised.
+        if not (request_id.isascii() and request_id.isprintable()):
+            raise unsendable(self._upstream.name, "a request id")
         key = (request.method, request.path, request.headers)
         head = self._heads.get(key)
         if head is None:
             head = self._head(request)
-        if not (request_id.isascii() and request_id.isprintable()):
-            raise unsendable(self._upstream.name, "a request id")
         body = request.body
         if not body and request.method in ("GET", "HEAD"):
             return f"{head}{request_id}\r\n\r\n".encode("ascii")

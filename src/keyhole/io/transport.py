@@ -21,6 +21,7 @@ from keyhole.io.dialing import make_tls
 from keyhole.io.failures import shutting_down
 from keyhole.io.http1 import Connection, StaleError
 from keyhole.io.pool import IDLE_TIMEOUT_S, MAX_CONNECTIONS, Pool
+from keyhole.io.request import Sealed
 from keyhole.io.response import Headers
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
 
@@ -159,7 +160,7 @@ class PooledTransport:
         self, pool: Pool, request: UpstreamRequest, request_id: str, timeouts: Timeouts
     ) -> Connection:
         """A connection on which the response's head has come; the caller gives it back."""
-        message = pool.writer.write(request, request_id)
+        message = Sealed(pool.writer.write(request, request_id))
         is_head_request = request.method == "HEAD"
         began_s = self._loop.time()
         connection = pool.take()

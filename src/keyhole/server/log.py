@@ -109,6 +109,7 @@ class AccessLog:
         else:
             crash = [{"type": name, "frames": frames} for name, frames in causes]
             self._write(_json({"time": _iso(now), "id": record.request_id, "crash": crash}))
+        self._flush()  # at once: nobody knows whether there will be another turn
 
     def _text(self, record: AccessRecord, now: datetime) -> str:
         words = [
@@ -144,10 +145,11 @@ class AccessLog:
             self._flush()
 
     def _flush(self) -> None:
+        if self._stream is None or not self._lines:
+            self._lines.clear()
+            return
         text = "\n".join(self._lines)
         self._lines.clear()
-        if self._stream is None:
-            return
         try:  # a log that cannot be written must not end the request
             self._stream.write(f"{text}\n")
             self._stream.flush()
