@@ -182,7 +182,8 @@ def gunicorn(folder: Path) -> Iterator[Door]:
         *("--config", str(REPOSITORY / "gunicorn.conf.py")),
         *("--bind", f"fd://{listener.fileno()}", "--no-control-socket"),
     ]
-    environ = os.environ | {"PYTHONPATH": str(REPOSITORY / "tests")}
+    paths = [str(REPOSITORY / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     with output.open("wb") as written:
         process = subprocess.Popen(
             command,

@@ -99,3 +99,14 @@ def read(connection: socket.socket) -> bytes:
     part = connection.recv(65536)
     assert part, "closed"
     return part
+
+
+@pytest.mark.parametrize("name", STRICT_DOORS)
+def test_the_sweep_finds_who_is_slow_and_who_is_silent(name: str) -> None:
+    """tests/server/test_strict_time.py has all the ways, with time told by hand."""
+    bounds = {"sweep_every_s": 0.02, "read_timeout_s": 0.2, "idle_timeout_s": 0.2}
+    with servers.strict(name, **bounds) as door, connect(door) as slow, connect(door) as silent:
+        slow.sendall(b"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ")
+        assert told_apart(read(slow))[0] == [408]
+        assert slow.recv(1) == b""
+        assert silent.recv(1) == b""

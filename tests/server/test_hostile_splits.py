@@ -33,10 +33,15 @@ async def test_a_row_split_at_every_byte(name: str, row: Row) -> None:
     lane = Lane(name, composed)
     for at in places(len(row.content)):
         lane = lane.another()
+        composed.memory.records.clear()
+        composed.memory.began_count = 0
         await lane.send(*segments(row.content[:at]), *segments(row.content[at:]))
         assert tuple(lane.statuses(bodiless=row.bodiless)) == row.statuses, at
         if name == "fastlane" or 413 not in row.statuses:  # for which the ASGI door waits a while
             assert lane.is_open == (row.fate != "closed"), at
+        if name == "fastlane" and row.fate != "waits":
+            assert sorted(record.status for record in composed.memory.records) == row.records, at
+            assert composed.memory.began_count == len(row.records), at
         if row.fate == "kept":
             lane.transport.written.clear()
             await lane.send(PROBE)

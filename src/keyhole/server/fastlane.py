@@ -13,7 +13,7 @@ from typing import Any
 from keyhole.errors import ClientError, Code
 from keyhole.exchange import Admission, body_too_large
 from keyhole.server.app import UNKNOWN_PEER
-from keyhole.server.strict import NEVER_AWAITED, StrictProtocol, expects_continue
+from keyhole.server.strict import NEVER_AWAITED, StrictProtocol
 from keyhole.wire.http import Head, Reply
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -103,20 +103,19 @@ class HotCycle:
     )
 
     def __init__(self, protocol: FastLane, path: str) -> None:
-        parser, headers = protocol.parser, protocol.headers
-        version = parser.get_http_version()
+        parser = protocol.parser
         self._protocol = protocol
         self._is_turn = False
         self._task: asyncio.Task[None] | None = None
         self.body: bytes | bytearray = b""
         self.more_body = True
-        self.keep_alive = version != "1.0" and parser.should_keep_alive()
+        self.keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
         self.response_complete = False
         self.disconnected = False
         self.message_event = NEVER_AWAITED
-        self.waiting_for_100_continue = expects_continue(version, headers)
+        self.waiting_for_100_continue = protocol.expect_100_continue
         self._admitted = protocol.edge.gateway.admit(
-            Head(method="POST", path=path, headers=tuple(headers), peer=protocol.peer)
+            Head(method="POST", path=path, headers=tuple(protocol.headers), peer=protocol.peer)
         )
 
     def take_turn(self) -> None:
@@ -222,6 +221,9 @@ class HotCycle:
         self.response_complete = True
         self.waiting_for_100_continue = False
         self._release()
+        if protocol.cycle is self and not self.more_body:
+            # Ten thousand silent connections need not remember their last request.
+            protocol.forget()
         protocol.write_reply(reply, is_last=is_last)
         if not is_last:
             protocol.on_response_complete()

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
 import httptools
@@ -233,7 +232,9 @@ class StrictProtocol(HttpToolsProtocol):
             self._is_upgrading = True
             return
         self._check_size(headers)
-        check_framing(method, self.url, parser.get_http_version(), headers)
+        self.expect_100_continue = check_framing(
+            method, self.url, parser.get_http_version(), headers
+        )
         if len(self.pipeline) >= MAX_PIPELINED:
             raise ClientError(
                 Code.TOO_MUCH_BUFFERED,
@@ -255,11 +256,11 @@ class StrictProtocol(HttpToolsProtocol):
 
     def take_head(self, method: bytes) -> None:  # noqa: ARG002  # what sits on top looks at it
         """Serve a request whose head is complete, through ASGI."""
-        url, headers = self.url, self.headers
+        url, headers, expects_continue = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url = url
         self.headers.extend(headers)
-        self.expect_100_continue = expects_continue(self.parser.get_http_version(), headers)
+        self.expect_100_continue = expects_continue
         super().on_headers_complete()
         self.cycle.transport = _Farewell(self)
         # uvicorn pauses behind a request that runs, and would not see its client leave.
@@ -385,6 +386,12 @@ class StrictProtocol(HttpToolsProtocol):
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
 
+    def forget(self) -> None:
+        """Let go of the newest request, which has ended; of the next one a part may be there."""
+        self.cycle = self.running = None
+        if not self._is_in_message:
+            self.headers = []
+
     # The connection
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -457,13 +464,6 @@ async def sweep_connections(server_state: ServerState, *, every_s: float = SWEEP
 def _without_upgrade(connection: bytes) -> bytes:
     tokens = [token.strip() for token in connection.split(b",")]
     return b", ".join(token for token in tokens if token.lower() != b"upgrade")
-
-
-def expects_continue(version: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a client waits for `100 Continue`; HTTP/1.0 has none (RFC 9110, 10.1.1)."""
-    return version == "1.1" and any(
-        name == b"expect" and value.lower() == b"100-continue" for name, value in headers
-    )
 
 
 def _refused(message: str) -> ClientError:
