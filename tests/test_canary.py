@@ -254,10 +254,11 @@ async def ask(gateway: Gateway, case: Case) -> Reply:
         peer=case.peer,
     )
     admitted = gateway.admit(head)
-    if not isinstance(admitted, Admission):
-        return admitted
-    body = case.body if isinstance(case.body, bytes) else json.dumps(case.body).encode()
-    return await gateway.run(admitted, body)
+    if isinstance(admitted, Admission):
+        body = case.body if isinstance(case.body, bytes) else json.dumps(case.body).encode()
+        admitted = await gateway.run(admitted, body)
+    await asyncio.sleep(0)  # the lines of a turn are written at its end
+    return admitted
 
 
 def shown(reply: Reply) -> str:
