@@ -43,6 +43,7 @@ ANSWER = [
 THREADS = 32
 START_WITHIN_S = 30.0
 _GUNICORN = ("python", "-m", "gunicorn", "-w", "1", "--threads", str(THREADS))
+_UVICORN = ("python", "-m", "uvicorn", "--no-access-log", "--log-level", "warning")
 _GUNICORN_OPTIONS = ("--no-control-socket", "--bind", "127.0.0.1:{port}")
 
 _NGINX = """
@@ -127,9 +128,16 @@ def contenders() -> list[Contender]:
             files={"nginx.conf": _nginx(_PROXY)},
         ),
         Contender(
-            name="asgi",
-            title="Keyhole, ASGI door (keyhole serve)",
+            name="fastlane",
+            title="Keyhole, fast lane (keyhole serve)",
             command=("keyhole", "serve", "--listen", "127.0.0.1:{port}"),
+            log="output",
+            files={"keyhole.toml": _KEYHOLE},
+        ),
+        Contender(
+            name="asgi",
+            title="Keyhole, ASGI door (uvicorn)",
+            command=(*_UVICORN, "--port", "{port}", "--factory", "keyhole.server.app:create_app"),
             log="output",
             files={"keyhole.toml": _KEYHOLE},
         ),

@@ -41,7 +41,7 @@ from process_tree import BenchError, pinned, weigh
 from proxy import Bench, Plan, Progress, full_round, half_round
 from proxy_report import aligned, markdown, number, spread
 
-NAMES = ("nginx", "asgi")
+NAMES = ("nginx", "fastlane")
 OTHER_FILES = 1000
 """What a process opens beside the idle connections."""
 PER_ADDRESS = 5000
