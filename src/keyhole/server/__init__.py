@@ -1,9 +1,11 @@
 """The doors: how requests reach the core, and the pages that the server has of its own.
 
-health.py   alive and ready
-metrics.py  Prometheus counters
-log.py      one line per request
-app.py      the ASGI application, under any ASGI server
-loop.py     a gateway on an event loop in a thread of its own
-flask.py    a Flask application or blueprint, under any WSGI server
+strict.py    one client's connection: framing, bounds, timeouts
+fastlane.py  hot requests on top of it, straight from the parser to the core
+app.py       the ASGI application, under any ASGI server
+loop.py      the core in a thread of its own, for doors whose world is threads
+flask.py     a Flask application or blueprint, under any WSGI server
+health.py    alive and ready
+metrics.py   what is counted
+log.py       one line per request
 """
