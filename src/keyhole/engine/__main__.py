@@ -31,7 +31,9 @@ def main(argv: list[str] | None = None) -> int:
         stream=sys.stderr,
         format="%(asctime)s engine %(levelname)s %(message)s",
     )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the event loop takes it over
+    # Until the event loop takes it over: nothing is served yet, and an exception in the middle of
+    # the loop's making would leave a coroutine that was never awaited, which Python complains of.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     if arguments.exit_with_parent:
         watch = threading.Thread(target=_exit_at_end_of, args=(sys.stdin.fileno(),), daemon=True)
         watch.start()
