@@ -21,7 +21,7 @@ from keyhole.policy.access import check_caller, cors_headers, preflight_headers
 from keyhole.policy.paths import Paths, Place, check_method
 from keyhole.policy.routing import find_route, is_worth_another_target, plan
 from keyhole.ports import Clock, Observer, Transport
-from keyhole.wire.answer import Answer
+from keyhole.wire.answer import Answer, Stamp
 from keyhole.wire.call import Call
 from keyhole.wire.http import (
     JSON,
@@ -145,7 +145,7 @@ class Gateway:
 
     async def _serve(self, admission: Admission, body: bytes) -> Reply:
         dialect, record = admission.place.dialect, admission.record
-        call = dialect.decode(body)
+        call = dialect.decode(admission.head, body)
         self._tell(record, {"asked": call.input})
         route = find_route(self._parts.catalog, call.model)
         record.model = route.name
@@ -154,7 +154,12 @@ class Gateway:
         target, answer = await self._try_targets(call, route, deadline_s, record)
         if answer.usage is not None:
             record.usage = (answer.usage.prompt_tokens, answer.usage.completion_tokens)
-        encoded = dialect.encode(call, answer)
+        stamp = Stamp(
+            request_id=record.request_id,
+            unix_s=self._parts.clock.unix_ms() // 1000,
+            model=call.model or route.name,
+        )
+        encoded = dialect.encode(call, answer, stamp)
         self._tell(record, {"answered": answer.texts})
         return Reply(
             status=200,

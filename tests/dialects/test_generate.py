@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from keyhole.dialects.generate import MISSING_INPUT, UPSTREAM_FAILED, GenerateDialect
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
-from keyhole.wire.answer import Answer
+from keyhole.wire.answer import Answer, Stamp
 from keyhole.wire.call import Call, Parameters
+from keyhole.wire.http import Head
 
 GENERATE = GenerateDialect()
+HEAD = Head(method="POST", path="/generate")
+STAMP = Stamp(request_id="r", unix_s=0, model="gpt2")
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -23,12 +26,12 @@ JSON_VALUES = st.recursive(
 
 
 def decode(value: Any) -> Call:
-    return GENERATE.decode(json.dumps(value).encode())
+    return GENERATE.decode(HEAD, json.dumps(value).encode())
 
 
 def refusal(body: bytes) -> ClientError:
     with pytest.raises(ClientError) as caught:
-        GENERATE.decode(body)
+        GENERATE.decode(HEAD, body)
     assert caught.value.status == 400
     return caught.value
 
@@ -36,7 +39,7 @@ def refusal(body: bytes) -> ClientError:
 def outcome(body: bytes) -> tuple[int, Code] | None:
     """None for a call; nothing but a ClientError may be raised."""
     try:
-        GENERATE.decode(body)
+        GENERATE.decode(HEAD, body)
     except ClientError as error:
         return error.status, error.code
     return None
@@ -102,7 +105,12 @@ class TestDecode:
 class TestEncode:
     def test_json_that_came_in_the_right_shape_goes_out_as_it_came(self) -> None:
         odd = b' [{"generated_text":\n"x"}] '
-        assert GENERATE.encode(decode({"input": "x"}), Answer(verbatim=odd)) == odd
+        assert (
+            GENERATE.encode(
+                decode({"input": "x"}), Answer(verbatim=odd, format="huggingface"), STAMP
+            )
+            == odd
+        )
 
     @pytest.mark.parametrize(
         ("return_full_text", "is_chat", "expected"),
@@ -119,18 +127,18 @@ class TestEncode:
         self, return_full_text: bool | None, is_chat: bool, expected: str
     ) -> None:
         call = decode({"input": "Once", "parameters": {"return_full_text": return_full_text}})
-        body = GENERATE.encode(call, Answer(texts=((" upon",),), is_chat=is_chat))
+        body = GENERATE.encode(call, Answer(texts=((" upon",),), is_chat=is_chat), STAMP)
         assert json.loads(body) == [{"generated_text": expected}]
 
     def test_several_texts_for_a_prompt_stand_in_one_list(self) -> None:
-        body = GENERATE.encode(decode({"input": "a"}), Answer(texts=(("b", "c"),)))
+        body = GENERATE.encode(decode({"input": "a"}), Answer(texts=(("b", "c"),)), STAMP)
         assert json.loads(body) == [{"generated_text": "ab"}, {"generated_text": "ac"}]
 
     def test_a_list_of_prompts_is_answered_with_a_list_each(self) -> None:
         call = decode({"input": ["a", "b"]})
-        body = GENERATE.encode(call, Answer(texts=(("1",), ("2",))))
+        body = GENERATE.encode(call, Answer(texts=(("1",), ("2",))), STAMP)
         assert json.loads(body) == [[{"generated_text": "a1"}], [{"generated_text": "b2"}]]
-        assert json.loads(GENERATE.encode(decode({"input": []}), Answer(texts=()))) == []
+        assert json.loads(GENERATE.encode(decode({"input": []}), Answer(texts=()), STAMP)) == []
 
 
 class TestRefuse:

@@ -6,15 +6,32 @@ How one call becomes several requests is in `fanout`, the reading of an upstream
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 from urllib.parse import quote
 
+from msgspec import Struct
+
 from keyhole.catalog import Target, Upstream
+from keyhole.dialects.base import EventReader
 from keyhole.errors import UpstreamError
 from keyhole.wire.answer import Answer
 from keyhole.wire.call import Call
 from keyhole.wire.http import JSON, UpstreamRequest, UpstreamResponse
+
+
+class Stream(Struct, frozen=True, kw_only=True):
+    """How one call is streamed from one upstream."""
+
+    request: UpstreamRequest
+    reader: EventReader
+    """Reads the frames, for the books where they are passed on, and otherwise to translate them."""
+    is_passed_on: bool = False
+    """Whether the client speaks the same format: its frames are the upstream's."""
+    edit: Callable[[bytes], bytes] | None = None
+    """What becomes of each frame that is passed on, blank line and all; None: nothing does."""
+    is_chat: bool = False
+    """As in Answer."""
 
 
 class Backend(Protocol):

@@ -48,7 +48,7 @@ class HfInference:
             texts = huggingface.decode_response(response.body, call)
         except NotThisFormatError:
             raise faults.bad_answer(target, response) from None
-        return Answer(texts=texts, verbatim=response.body)
+        return Answer(texts=texts, verbatim=response.body, format="huggingface")
 
     def fault(self, call: Call, target: Target, response: UpstreamResponse) -> UpstreamError:
         """As the protocol says."""

@@ -5,14 +5,16 @@ It knows no format of its own beyond JSON itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeGuard, TypeVar
 
 import msgspec
 
 from keyhole.errors import ClientError, Code, KeyholeError
-from keyhole.wire.answer import Answer, Usage
+from keyhole.wire.answer import Answer, Stamp, Usage
 from keyhole.wire.call import Call
-from keyhole.wire.http import Reply
+from keyhole.wire.events import Event
+from keyhole.wire.http import Head, Reply
 
 _Shape = TypeVar("_Shape")
 
@@ -29,17 +31,62 @@ class ClientDialect(Protocol):
     first_byte_timeout_s: float
     """How long its clients wait for an upstream when the route does not say."""
 
-    def decode(self, body: bytes) -> Call:
-        """What the client asks for; raises ClientError."""
+    def decode(self, head: Head, body: bytes) -> Call:
+        """What the client asks for; the path may name the model. Raises ClientError."""
         ...
 
-    def encode(self, call: Call, answer: Answer) -> bytes:
+    def encode(self, call: Call, answer: Answer, stamp: Stamp) -> bytes:
         """The whole answer, as this dialect's clients expect it."""
         ...
 
     def refuse(self, error: KeyholeError, request_id: str) -> Reply:
         """The error, as this dialect's clients expect it."""
         ...
+
+
+class EventWriter(Protocol):
+    """Writes one stream to a client, as server-sent events in its dialect."""
+
+    heartbeat: bytes
+    """What keeps a silent stream alive; empty for clients that cannot take a comment."""
+
+    def write(self, event: Event) -> bytes:
+        """The frames for an event; may be empty."""
+        ...
+
+    def end(self) -> bytes:
+        """What stands behind the last event of a stream that is complete."""
+        ...
+
+    def fail(self, error: KeyholeError) -> bytes:
+        """What tells the client that its stream broke; nothing follows."""
+        ...
+
+
+class EventReader(Protocol):
+    """Reads one stream of an upstream, frame by frame."""
+
+    def read(self, data: bytes) -> Sequence[Event]:
+        """The events of one frame's data.
+
+        Raises NotThisFormatError, or StreamFailedError where the frame tells an error.
+        """
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the final frame has been read: without it the end of a stream is a failure."""
+        ...
+
+
+class StreamFailedError(Exception):
+    """An upstream told an error in the middle of a good (200) stream; the message is its own."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        """The status that it would have had before the stream began, where the frame says."""
 
 
 class NotThisFormatError(Exception):

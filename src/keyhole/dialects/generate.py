@@ -15,11 +15,13 @@ from keyhole.catalog import is_model_name
 from keyhole.dialects.base import decode_json
 from keyhole.dialects.hf_parameters import read_parameters
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
-from keyhole.wire.answer import Answer
+from keyhole.wire.answer import Answer, Stamp
 from keyhole.wire.call import Call
-from keyhole.wire.http import JSON, Reply
+from keyhole.wire.http import JSON, Head, Reply
 
 MISSING_INPUT = "Invalid request. 'input' key is required."
+VERBATIM = "huggingface"
+"""The format of answers that are handed on as they came: the one that the script passed on."""
 UPSTREAM_FAILED = "Could not connect to the text generation service."
 
 
@@ -30,7 +32,7 @@ class GenerateDialect:
     paths = frozenset({"/generate"})
     first_byte_timeout_s = 20.0
 
-    def decode(self, body: bytes) -> Call:
+    def decode(self, head: Head, body: bytes) -> Call:  # noqa: ARG002  # the path says nothing
         """Read `input`, `model` and `parameters`; every other name is ignored, as it was."""
         value = decode_json(body)
         if not isinstance(value, dict) or "input" not in value:
@@ -44,12 +46,12 @@ class GenerateDialect:
             parameters=read_parameters(value.get("parameters")),
         )
 
-    def encode(self, call: Call, answer: Answer) -> bytes:
+    def encode(self, call: Call, answer: Answer, stamp: Stamp) -> bytes:  # noqa: ARG002
         """The upstream's JSON as it came, or [{"generated_text": ...}] made from its texts.
 
         A list of prompts gives a list for each prompt, as the transformers pipeline does.
         """
-        if answer.verbatim is not None:
+        if answer.verbatim is not None and answer.format == VERBATIM:
             return answer.verbatim
         prompts = call.input if isinstance(call.input, list) else [call.input]
         rows = [

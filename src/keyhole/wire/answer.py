@@ -1,7 +1,4 @@
-"""What a model answered, free of any dialect.
-
-It holds whole answers; a stream's events will stand beside it.
-"""
+"""What a model answered, whole, free of any dialect; a stream's events are in events.py."""
 
 from __future__ import annotations
 
@@ -20,9 +17,22 @@ class Answer(Struct, frozen=True, kw_only=True):
 
     texts: tuple[tuple[str, ...], ...] = ()
     """For each prompt, its texts, without the prompt."""
+    finishes: tuple[tuple[str, ...], ...] = ()
+    """Why each text ended, as in `events.Finish.reason`; empty where the upstream does not say."""
     is_chat: bool = False
     """A reply to the prompt rather than a continuation of it."""
     usage: Usage | None = None
     """None where the upstream does not say."""
     verbatim: bytes | None = None
-    """The upstream's JSON as it came, where its shape is the one that the client expects."""
+    """The upstream's JSON as it came."""
+    format: str = ""
+    """The format of `verbatim`, as in `call.Original.format`."""
+
+
+class Stamp(Struct, frozen=True, kw_only=True):
+    """What an answer is stamped with, in formats that say who gave it and when."""
+
+    request_id: str
+    unix_s: int
+    model: str
+    """The public name."""

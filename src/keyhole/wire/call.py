@@ -5,9 +5,10 @@ It does not say where the call goes (`policy.routing`) nor how an upstream words
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 
 class Parameters(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -31,14 +32,39 @@ class Parameters(Struct, frozen=True, omit_defaults=True, kw_only=True):
         return self.do_sample is False or self.temperature == 0
 
 
+class Message(Struct, frozen=True):
+    """One turn of a conversation, as text."""
+
+    role: str
+    content: str
+
+
+class Original(Struct, frozen=True, kw_only=True):
+    """The body as the client sent it, for an upstream that speaks the same format."""
+
+    format: str
+    """`openai-chat`, `openai-completion`, `tgi` or `huggingface`."""
+    fields: Mapping[str, Raw]
+    """The top level of its JSON, each value as it came."""
+    beyond: tuple[str, ...] = ()
+    """The fields that were said and that only this format can say, such as `tools`."""
+
+
 class Call(Struct, frozen=True, kw_only=True):
     """One client's wish: an input for a model, and how to continue it."""
 
     model: str | None
     """The public name; None asks for the default route."""
-    input: str | list[Any]
+    input: str | list[Any] = ""
     """The text, or a list as it came: only a backend knows what its upstream takes."""
+    messages: tuple[Message, ...] = ()
+    """A conversation to be answered, in place of an input to be continued; empty for none."""
     parameters: Parameters = Parameters()
+    wants_stream: bool = False
+    wants_usage: bool = False
+    """Whether a client that streams asked to be told the usage."""
+    original: Original | None = None
+    """None where the dialect is one that no upstream speaks."""
 
     @property
     def choices(self) -> int:
