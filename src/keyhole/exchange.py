@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from keyhole.backends.base import Backend
 from keyhole.catalog import Access, Catalog, Route, Target
+from keyhole.eager import be_a_task
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
 from keyhole.policy.access import check_caller, cors_headers, preflight_headers
 from keyhole.policy.paths import Paths, Place, check_method
@@ -92,6 +93,14 @@ class Gateway:
             return self._crash(admission, error)
         return admission
 
+    def admit_again(self, earlier: Admission) -> Admission:
+        """Let in a request whose head is, byte for byte, that of one which was let in before.
+
+        It comes from the same caller, and its body is not longer than `max_body_bytes`: what was
+        decided from the head alone is still decided.
+        """
+        return self._admission(earlier.head, earlier.place, earlier.record.client_request_id)
+
     async def run(self, admission: Admission, body: bytes) -> Reply:
         """Serve an admitted request. Raises nothing but cancellation."""
         admission.record.bytes_in = len(body)
@@ -127,20 +136,25 @@ class Gateway:
             self._observe_end(admission)
 
     def _begin(self, head: Head) -> Admission:
-        clock = self._parts.clock
+        place = self._parts.paths.find(head.path)
+        return self._admission(head, place, sane_request_id(head.first(b"x-request-id")))
+
+    def _admission(self, head: Head, place: Place, client_request_id: str | None) -> Admission:
+        parts = self._parts
+        clock = parts.clock
         record = AccessRecord(
-            request_id=uuid7(clock.unix_ms(), clock.random_bits(74)),
+            request_id=uuid7(clock.unix_ms(), clock.random_hex(19)),
             method=head.method,
             path=head.path,
-            client_request_id=sane_request_id(head.first(b"x-request-id")),
+            client_request_id=client_request_id,
         )
-        self._parts.observer.began(record)
+        parts.observer.began(record)
         return Admission(
             head=head,
-            place=self._parts.paths.find(head.path),
+            place=place,
             record=record,
             began_s=clock.monotonic(),
-            max_body_bytes=self._parts.max_body_bytes,
+            max_body_bytes=parts.max_body_bytes,
         )
 
     async def _serve(self, admission: Admission, body: bytes) -> Reply:
@@ -216,6 +230,7 @@ class Gateway:
         send = self._parts.transport.send
         if len(requests) == 1:
             return [await send(requests[0], request_id=request_id, timeouts=timeouts)]
+        await be_a_task()
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [

@@ -46,8 +46,8 @@ class Clock(Protocol):
         """Milliseconds since 1970, UTC."""
         ...
 
-    def random_bits(self, count: int) -> int:
-        """That many bits that nobody can guess."""
+    def random_hex(self, count: int) -> str:
+        """That many hexadecimal digits that nobody can guess."""
         ...
 
 

@@ -16,6 +16,7 @@ from msgspec import Struct
 from wires import TIMEOUTS, make_request, make_upstream, open_sockets, until
 
 from keyhole.catalog import Upstream
+from keyhole.eager import Wakeup
 from keyhole.io.dialing import make_tls
 from keyhole.io.transport import PooledTransport
 from standins import Raw, Reply, StandIn
@@ -27,6 +28,23 @@ PIECES = Raw(
         *(b"2\r\nhi\r\n", 0.005, b"0\r\n\r\n"),
     )
 )
+
+
+class CancelledWhenWoken:
+    """A Wakeup, as the task that awaits it sees it; it has room for one callback only."""
+
+    def __init__(self, wakeup: Wakeup, task: asyncio.Task[Any]) -> None:
+        self._asyncio_future_blocking = True
+        self._wakeup = wakeup
+        self._task = task
+        self.get_loop, self.cancel, self.result = wakeup.get_loop, wakeup.cancel, wakeup.result
+
+    def add_done_callback(self, resume: Callable[[Any], object], **_: Any) -> None:
+        def woken(_: Any) -> None:
+            self._task.cancel()
+            resume(self)
+
+        self._wakeup.add_done_callback(woken)
 
 
 @coroutine
@@ -46,13 +64,16 @@ def cancelled_at(
         waited = next(steps)
         while True:
             waits += 1
+            shown = waited
             if waits == stop:
-                if is_answered and waited is not None:
+                if is_answered and isinstance(waited, Wakeup):
+                    shown = CancelledWhenWoken(waited, task)
+                elif is_answered and waited is not None:
                     waited.add_done_callback(lambda _: task.cancel())
                 else:
                     task.cancel()
             try:
-                got = yield waited
+                got = yield shown
             except BaseException as error:  # noqa: BLE001  # it is the inner one's to decide
                 waited = steps.throw(error)
             else:

@@ -175,8 +175,8 @@ class TestPipelined:
         assert {record.status for record in memory.records} == {CLIENT_GONE}
         assert lane.edge.buffered_bytes == 0
 
-    async def test_a_client_that_leaves_before_its_request_began_to_run(self, lane: Lane) -> None:
-        lane.protocol.data_received(call("odd"))
+    async def test_a_client_that_leaves_as_soon_as_it_has_asked(self, lane: Lane) -> None:
+        lane.protocol.data_received(call("wait"))
         lane.transport.lose()
         await lane.settle()
         assert lane.statuses() == []

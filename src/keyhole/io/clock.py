@@ -12,7 +12,7 @@ class SystemClock:
     """Real time and real randomness; one for each process, made after it was forked."""
 
     def __init__(self) -> None:
-        self._stock = b""
+        self._stock = ""
         self._used = 0
 
     def monotonic(self) -> float:
@@ -23,14 +23,15 @@ class SystemClock:
         """Milliseconds since 1970, UTC."""
         return time.time_ns() // 1_000_000
 
-    def random_bits(self, count: int) -> int:
-        """That many bits from the operating system, fetched for many callers at once.
+    def random_hex(self, count: int) -> str:
+        """That many digits from the operating system, fetched for many callers at once.
 
         A system call for each request's id would cost more than the id.
         """
-        size = (count + 7) // 8
-        if self._used + size > len(self._stock):
-            self._stock, self._used = os.urandom(max(_STOCK_BYTES, size)), 0
-        taken = self._stock[self._used : self._used + size]
-        self._used += size
-        return int.from_bytes(taken) >> (size * 8 - count)
+        begin = self._used
+        end = self._used = begin + count
+        if end > len(self._stock):
+            self._stock = os.urandom(max(_STOCK_BYTES, count)).hex()
+            begin, end = 0, count
+            self._used = count
+        return self._stock[begin:end]

@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol, cast
 
+from keyhole.eager import Wakeup
 from keyhole.errors import GatewayError, UpstreamError
 from keyhole.io.deadlines import NEVER_S, DeadlineWheel
 from keyhole.io.failures import (
@@ -97,7 +98,7 @@ class Connection(asyncio.Protocol):
             "_owner",
             "_transport",
             "_response",
-            "_waiter",
+            "_wakeup",
         ),
         *("_wants", "_error", "_is_reused", "_is_paused", "_asked_s", "_total_by_s", "_timeouts"),
     )
@@ -126,7 +127,7 @@ class Connection(asyncio.Protocol):
         self._response = ResponseReader(max_body_bytes)
         self._transport: asyncio.Transport | None = None
         self._timeouts: Timeouts | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._wakeup = Wakeup(loop)
         self._wants = _HEAD
         self._error: UpstreamError | GatewayError | StaleError | None = None
         self._is_reused = False
@@ -141,9 +142,15 @@ class Connection(asyncio.Protocol):
     # For whoever asks
 
     async def ask(
-        self, message: Sealed, *, began_s: float, timeouts: Timeouts, is_head_request: bool = False
+        self,
+        message: Sealed,
+        *,
+        began_s: float,
+        timeouts: Timeouts,
+        is_head_request: bool = False,
+        wants_all: bool = False,
     ) -> None:
-        """Send a request, and return when the head of its response is there.
+        """Send a request, and return when the head of its response is there, or all of it.
 
         The timeouts count from `began_s`, a time of the loop's clock. Raises UpstreamError, or
         StaleError where the request did not arrive and may be sent again.
@@ -158,9 +165,8 @@ class Connection(asyncio.Protocol):
         self._total_by_s = began_s + timeouts.total_s
         self._set_due(min(began_s + timeouts.first_byte_s, self._total_by_s))
         self._transport.write(message.content)
-        self._wants = _HEAD
-        self._waiter = self._loop.create_future()
-        await self._waiter
+        self._wants = _END if wants_all else _HEAD
+        await self._wakeup
         if self._error is not None:
             raise self._error
 
@@ -192,6 +198,10 @@ class Connection(asyncio.Protocol):
             and self._transport is not None
             and self._transport.get_write_buffer_size() == 0
         )
+
+    def take(self) -> bytes:
+        """What has come of the body, and was not read."""
+        return self._response.take()
 
     async def read_all(self) -> bytes:
         """The rest of the body; raises UpstreamError."""
@@ -252,13 +262,13 @@ class Connection(asyncio.Protocol):
             return
         if is_complete:
             self.due_s = NEVER_S
-            self._wake()
+            self._wakeup.wake()  # from here on it may carry another request
         elif response.has_head:
             self._set_due(min(self._loop.time() + self._idle_s, self._total_by_s))
-            if self._wants == _HEAD or (self._wants == _PIECE and response.buffered_bytes):
-                self._wake()
             if self._wants != _END and response.buffered_bytes > HIGH_WATER_BYTES:
                 self._pause()
+            if self._wants == _HEAD or (self._wants == _PIECE and response.buffered_bytes):
+                self._wakeup.wake()
 
     def eof_received(self) -> None:
         """The upstream has ended its side; the transport closes by itself."""
@@ -267,7 +277,7 @@ class Connection(asyncio.Protocol):
         except BadResponseError as bad:
             self._fail(self._early_end(bad, was_read=True if self._is_unix else None))
         else:
-            self._wake()
+            self._wakeup.wake_soon()
         if not self.is_dead:
             self._die()
 
@@ -302,20 +312,14 @@ class Connection(asyncio.Protocol):
             self._wants = wanted
             if self._is_paused:
                 self._resume()
-            self._waiter = self._loop.create_future()
-            await self._waiter
+            await self._wakeup
         if self._error is not None:
             raise self._error
-
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
     def _fail(self, error: UpstreamError | GatewayError | StaleError) -> None:
         if self._error is None:
             self._error = error
-        self._wake()
+        self._wakeup.wake_soon()
 
     def _early_end(
         self, bad: BadResponseError, *, was_read: bool | None

@@ -18,6 +18,7 @@ from collections import deque
 from enum import Enum, auto
 
 from keyhole.catalog import Upstream
+from keyhole.eager import be_a_task
 from keyhole.errors import UpstreamError
 from keyhole.io.deadlines import NEVER_S, DeadlineWheel
 from keyhole.io.dialing import SOCKET_POLL_S, Dialer, find_address
@@ -129,6 +130,7 @@ class Pool:
 
     async def obtain(self, *, began_s: float, timeouts: Timeouts) -> Connection:
         """A connection and its slot, as soon as there is one; raises UpstreamError."""
+        await be_a_task()
         if self._is_closed:
             raise shutting_down()
         step = choose(
@@ -154,6 +156,7 @@ class Pool:
         Raises UpstreamError. Where a server on a Unix socket dies with connections that it has
         not accepted, they all come here: the next one is waited for, as for the first.
         """
+        await be_a_task()
         if not dead.is_reused:
             if self._loop.time() >= began_s + timeouts.connect_s:
                 raise no_answer().blame(self.upstream.name)

@@ -132,13 +132,10 @@ class PooledTransport:
     ) -> UpstreamResponse:
         """As the port says."""
         pool = self._pool(request.upstream)
-        connection = await self._ask(pool, request, request_id, timeouts)
-        try:
-            body = await connection.read_all()
-        except BaseException:
-            pool.discard(connection)
-            raise
-        response = UpstreamResponse(status=connection.status, headers=connection.headers, body=body)
+        connection = await self._ask(pool, request, request_id, timeouts, wants_all=True)
+        response = UpstreamResponse(
+            status=connection.status, headers=connection.headers, body=connection.take()
+        )
         pool.release(connection)
         return response
 
@@ -157,9 +154,18 @@ class PooledTransport:
         self._wheel.close()
 
     async def _ask(
-        self, pool: Pool, request: UpstreamRequest, request_id: str, timeouts: Timeouts
+        self,
+        pool: Pool,
+        request: UpstreamRequest,
+        request_id: str,
+        timeouts: Timeouts,
+        *,
+        wants_all: bool = False,
     ) -> Connection:
-        """A connection on which the response's head has come; the caller gives it back."""
+        """A connection on which the response's head has come, or all of it.
+
+        The caller gives it back.
+        """
         message = Sealed(pool.writer.write(request, request_id))
         is_head_request = request.method == "HEAD"
         began_s = self._loop.time()
@@ -170,7 +176,11 @@ class PooledTransport:
             while True:
                 try:
                     await connection.ask(
-                        message, began_s=began_s, timeouts=timeouts, is_head_request=is_head_request
+                        message,
+                        began_s=began_s,
+                        timeouts=timeouts,
+                        is_head_request=is_head_request,
+                        wants_all=wants_all,
                     )
                 except StaleError:
                     connection = await pool.replace(connection, began_s=began_s, timeouts=timeouts)

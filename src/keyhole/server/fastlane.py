@@ -3,6 +3,9 @@
 A request runs when its body is complete and it is its turn on the connection. Everything that
 is not a POST to a path of some dialect goes the ordinary way (`strict`, then the ASGI door).
 It makes no reply of its own: the core does.
+
+A client that keeps its connection sends one head again and again, but for Content-Length. Once
+such a head has been read, checked and let in, the same bytes are not read again (heads.py).
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from keyhole.eager import Eager
 from keyhole.errors import ClientError, Code
 from keyhole.exchange import Admission, body_too_large
 from keyhole.server.app import UNKNOWN_PEER
+from keyhole.server.heads import KnownHead
 from keyhole.server.strict import NEVER_AWAITED, StrictProtocol
 from keyhole.wire.http import Head, Reply
 
@@ -23,6 +28,61 @@ class FastLane(StrictProtocol):
     """A connection whose hot requests take the short way."""
 
     peer: str | None = None
+    _known: KnownHead | None = None
+    """The head of the last request that was parsed behind silence."""
+    _missing = 0
+    """How much of the body of a request with a known head has not come."""
+
+    def data_received(self, data: bytes) -> None:
+        """Serve a request whose head is known; parse any other."""
+        if self._is_deaf:
+            return
+        if self._missing:
+            self._continue_body(data)
+        elif self.cycle is not None or self._is_in_message:
+            super().data_received(data)
+        elif self._known is not None and (begun := self._known.begins(data)) is not None:
+            self._since_s = self.loop.time()
+            admission = self.edge.gateway.admit_again(self._known.admission)
+            self.running = self.cycle = HotCycle(self, admission, keep_alive=True)
+            self.cycle.take_turn()
+            body, self._missing = begun
+            self._is_in_message = self._is_taken = self._past_head = True
+            self._take_body(body)
+        else:
+            super().data_received(data)
+            self._learn(data)
+
+    def _continue_body(self, data: bytes) -> None:
+        part = data[: self._missing]
+        self._missing -= len(part)
+        self._take_body(part)
+        if len(part) < len(data):
+            super().data_received(data[len(part) :])
+
+    def _take_body(self, part: bytes) -> None:
+        """Take a part of the body behind a known head, which no parser sees."""
+        cycle = self.cycle
+        try:
+            cycle.take_body(part)
+        except ClientError as error:
+            self._missing = 0
+            self.refuse(error)
+            return
+        if not self._missing:
+            self._is_in_message = False
+            cycle.complete()
+
+    def _learn(self, data: bytes) -> None:
+        """Remember the head of a request that came behind silence, if it may be taken again."""
+        cycle = self.cycle
+        if (
+            isinstance(cycle, HotCycle)
+            and isinstance(cycle.admitted, Admission)
+            and cycle.keep_alive
+            and not self.expect_100_continue
+        ):
+            self._known = self.edge.known_heads.learn(data, cycle.admitted)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Remember who calls; on TCP one that has hung up already has no address either."""
@@ -38,8 +98,14 @@ class FastLane(StrictProtocol):
         if method != b"POST" or not self.edge.gateway.is_hot(path):
             super().take_head(method)
             return
-        newest = self.cycle
-        self.cycle = cycle = HotCycle(self, path)
+        newest, parser = self.cycle, self.parser
+        head = Head(method="POST", path=path, headers=tuple(self.headers), peer=self.peer)
+        self.cycle = cycle = HotCycle(
+            self,
+            self.edge.gateway.admit(head),
+            keep_alive=parser.get_http_version() != "1.0" and parser.should_keep_alive(),
+            expects_continue=self.expect_100_continue,
+        )
         if newest is None or newest.response_complete:
             self.running = cycle
             cycle.take_turn()
@@ -70,6 +136,10 @@ class FastLane(StrictProtocol):
             return cycle.end_incomplete(error)
         return super().end_incomplete(cycle, error)
 
+    def is_for_head(self, cycle: Any) -> bool:
+        """Whether a request was a HEAD; what the parser says may be about one before it."""
+        return not isinstance(cycle, HotCycle) and super().is_for_head(cycle)
+
     def lose(self, cycle: Any) -> None:
         """Tell a request that nobody will read its reply."""
         if isinstance(cycle, HotCycle):
@@ -89,43 +159,47 @@ class HotCycle:
     """One hot request; it has the attributes that uvicorn looks for in its own cycles."""
 
     __slots__ = (
-        "_admitted",
         "_is_turn",
         "_protocol",
-        "_task",
+        "_run",
+        "admitted",
         "body",
         "disconnected",
         "keep_alive",
-        "message_event",
         "more_body",
         "response_complete",
         "waiting_for_100_continue",
     )
 
-    def __init__(self, protocol: FastLane, path: str) -> None:
-        parser = protocol.parser
+    message_event = NEVER_AWAITED
+
+    def __init__(
+        self,
+        protocol: FastLane,
+        admitted: Admission | Reply,
+        *,
+        keep_alive: bool,
+        expects_continue: bool = False,
+    ) -> None:
         self._protocol = protocol
         self._is_turn = False
-        self._task: asyncio.Task[None] | None = None
+        self._run: Eager | None = None
+        self.admitted = admitted
         self.body: bytes | bytearray = b""
         self.more_body = True
-        self.keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
+        self.keep_alive = keep_alive
         self.response_complete = False
         self.disconnected = False
-        self.message_event = NEVER_AWAITED
-        self.waiting_for_100_continue = protocol.expect_100_continue
-        self._admitted = protocol.edge.gateway.admit(
-            Head(method="POST", path=path, headers=tuple(protocol.headers), peer=protocol.peer)
-        )
+        self.waiting_for_100_continue = expects_continue
 
     def take_turn(self) -> None:
         """Every request before this one has been answered."""
         self._is_turn = True
-        if isinstance(self._admitted, Reply):
+        if isinstance(self.admitted, Reply):
             if self._protocol.flow.write_paused:
                 self._start()
             else:
-                self._finish(self._admitted)
+                self._finish(self.admitted)
         elif not self.more_body:
             self._start()
         elif self.waiting_for_100_continue:
@@ -135,7 +209,7 @@ class HotCycle:
 
     def take_body(self, part: bytes) -> None:
         """A part of the body; raises ClientError for one that is too much."""
-        protocol, admission = self._protocol, self._admitted
+        protocol, admission = self._protocol, self.admitted
         if isinstance(admission, Reply):
             protocol.check_dropped()
             return
@@ -154,7 +228,7 @@ class HotCycle:
 
     def end_incomplete(self, error: ClientError) -> Reply:
         """The body breaks off, or is not taken; the reply that says so."""
-        admitted = self._admitted
+        admitted = self.admitted
         self.response_complete = True
         self._release()
         if isinstance(admitted, Reply):
@@ -165,7 +239,7 @@ class HotCycle:
         """The body has ended."""
         self.more_body = False
         self.waiting_for_100_continue = False
-        if self._is_turn and not self.response_complete and self._task is None:
+        if self._is_turn and not self.response_complete and self._run is None:
             self._start()
 
     def leave(self) -> None:
@@ -174,39 +248,32 @@ class HotCycle:
         if self.response_complete:
             return
         self.response_complete = True
-        if self._task is not None:
-            self._task.cancel()
-        elif isinstance(self._admitted, Admission):
-            self._protocol.edge.gateway.left(self._admitted)
+        if self._run is not None:
+            self._run.cancel()
+        elif isinstance(self.admitted, Admission):
+            self._protocol.edge.gateway.left(self.admitted)
         self._release()
 
     def _start(self) -> None:
         protocol = self._protocol
-        self._task = task = protocol.loop.create_task(self._run())
-        protocol.tasks.add(task)
-        task.add_done_callback(self._end_task)
+        self._run = Eager(self._serve(), protocol.loop, protocol.tasks)
 
-    async def _run(self) -> None:
-        protocol, admitted = self._protocol, self._admitted
-        if isinstance(admitted, Reply):
-            reply = admitted
-        else:
-            reply = await protocol.edge.gateway.run(admitted, bytes(self.body))
-        if protocol.flow.write_paused:
-            await protocol.flow.drain()
-        if not self.response_complete:
-            self._finish(reply)
-
-    def _end_task(self, task: asyncio.Task[None]) -> None:
-        protocol, admission = self._protocol, self._admitted
-        protocol.tasks.discard(task)
-        if task.cancelled():
-            # By its client's leaving, or by uvicorn when draining took too long; one that had
-            # not begun to run has told the core nothing.
+    async def _serve(self) -> None:
+        protocol, admitted = self._protocol, self.admitted
+        try:
+            if isinstance(admitted, Reply):
+                reply = admitted
+            else:
+                reply = await protocol.edge.gateway.run(admitted, bytes(self.body))
+            if protocol.flow.write_paused:
+                await protocol.flow.drain()
+            if not self.response_complete:
+                self._finish(reply)
+        except asyncio.CancelledError:
+            # By its client's leaving, or by uvicorn when draining took too long.
             self.leave()
-            if isinstance(admission, Admission):
-                protocol.edge.gateway.left(admission)
-        elif (error := task.exception()) is not None:
+            raise
+        except Exception as error:  # noqa: BLE001  # nobody awaits this coroutine
             protocol.transport.abort()
             protocol.loop.call_exception_handler(
                 {"message": "a request of the fast lane failed", "exception": error}

@@ -23,7 +23,7 @@ from collections import deque
 from typing import Any
 
 import httptools
-from msgspec import Struct
+from msgspec import Struct, field
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -31,6 +31,7 @@ from uvicorn.server import ServerState
 from keyhole.errors import ClientError, Code
 from keyhole.exchange import Gateway
 from keyhole.policy.framing import check_framing
+from keyhole.server.heads import KnownHeads
 from keyhole.wire.http import Head, Reply
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -59,6 +60,7 @@ class Edge(Struct, kw_only=True):
     default_headers: list[tuple[bytes, bytes]] | None = None
     """uvicorn's own, such as the date, that `default_head` was written from."""
     default_head: bytes = b""
+    known_heads: KnownHeads = field(default_factory=KnownHeads)
 
 
 class Turn:
@@ -301,15 +303,17 @@ class StrictProtocol(HttpToolsProtocol):
                 self.lose(newest)
                 self.end()
                 return
+            is_head = self.is_for_head(newest)
             reply = self.end_incomplete(newest, error)
             waits = any(cycle is newest for cycle, _ in self.pipeline)
             self.pipeline = deque(entry for entry in self.pipeline if entry[0] is not newest)
         elif newest is not None and not newest.keep_alive:
             return
         else:
+            is_head = self._refused_head().method == "HEAD"
             reply = self.edge.gateway.turn_away(self._refused_head(), error)
             waits = newest is not None and not newest.response_complete
-        self.cycle = turn = Turn(self, reply, is_head=self._refused_head().method == "HEAD")
+        self.cycle = turn = Turn(self, reply, is_head=is_head)
         if waits:
             self.pipeline.appendleft((turn, self.app))
         else:
@@ -319,6 +323,10 @@ class StrictProtocol(HttpToolsProtocol):
         """End a request whose body breaks off; the reply that says so."""
         self.lose(cycle)
         return self.edge.gateway.turn_away(self._refused_head(), error)
+
+    def is_for_head(self, cycle: Any) -> bool:  # noqa: ARG002  # what sits on top looks at it
+        """Whether the newest request is a HEAD."""
+        return self._refused_head().method == "HEAD"
 
     def lose(self, cycle: Any) -> None:
         """Tell a request that nobody will read its reply."""

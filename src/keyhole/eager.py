@@ -1,0 +1,193 @@
+"""Running a coroutine at once, and without a Task for as long as it waits for nothing but Wakeups.
+
+A request's coroutine waits once, for its upstream's answer. As a Task, with a Future to wait
+for, that costs three turns through the event loop's queue (start, wake, done) and five objects;
+here it runs up to that wait in the call that starts it, and on in the call that brings the
+answer. In a Task of its own a Wakeup can be awaited as well, and is what a Future would be.
+
+It is no scheduler: nothing here queues, and a coroutine that awaits anything else becomes a Task
+at that point. What needs to be in a Task from its beginning (asyncio.timeout, TaskGroup) awaits
+`be_a_task` first.
+
+Facts (CPython 3.11 to 3.13, Modules/_asynciomodule.c, task_step_impl and task_wakeup, 2026-11):
+a Task waits for any object with `_asyncio_future_blocking`, `get_loop`, `add_done_callback`,
+`cancel` and `result`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, Self
+
+
+class Wakeup:
+    """Awaited by one coroutine at a time, as often as there is something to wait for.
+
+    It keeps no state: look whether what is waited for is there already, then await.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_is_cancelled", "_loop", "resume")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._asyncio_future_blocking = False
+        self._is_cancelled = False
+        self._loop = loop
+        self.resume: Callable[[Any], object] | None = None
+        """What runs the one who waits; its argument is this object."""
+
+    def wake(self) -> None:
+        """Run the one who waits, within this call; a Task in the loop's next turn."""
+        resume = self.resume
+        if resume is not None:
+            self.resume = None
+            resume(self)
+
+    def wake_soon(self) -> None:
+        """Run the one who waits, in the loop's next turn."""
+        resume = self.resume
+        if resume is not None:
+            self.resume = None
+            self._loop.call_soon(resume, self)
+
+    def __await__(self) -> Generator[Self, None, None]:
+        self._asyncio_future_blocking = True
+        yield self
+
+    # For asyncio.Task, which takes it for a future
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of whoever may await it."""
+        return self._loop
+
+    def add_done_callback(
+        self,
+        resume: Callable[..., object],
+        *,
+        context: contextvars.Context | None = None,  # noqa: ARG002  # the Task's own, which it enters
+    ) -> None:
+        """Be told whom to wake: a Task, which must not be stepped while another one may run."""
+        self.resume = partial(self._loop.call_soon, resume)
+
+    def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002
+        """Wake the one who waits with CancelledError, in the loop's next turn."""
+        if self.resume is None:
+            return False
+        self._is_cancelled = True
+        self.wake()
+        return True
+
+    def result(self) -> None:
+        """Raise CancelledError if that is why it woke."""
+        if self._is_cancelled:
+            self._is_cancelled = False
+            raise asyncio.CancelledError
+
+
+class Eager:
+    """One coroutine, run at once."""
+
+    __slots__ = ("_coroutine", "_loop", "_tasks", "_waits_for", "task")
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        loop: asyncio.AbstractEventLoop,
+        tasks: set[asyncio.Task[None]],
+    ) -> None:
+        """Start it. Should it become a Task, that stands in `tasks` until it ends.
+
+        The coroutine must not raise but for cancellation: nobody would hear of it.
+        """
+        self._coroutine: Coroutine[Any, Any, None] | None = coroutine
+        self._loop = loop
+        self._tasks = tasks
+        self._waits_for: Wakeup | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._step(None)
+
+    def cancel(self) -> None:
+        """Raise CancelledError where it waits; nothing if it has ended. Not from within itself."""
+        if self.task is not None:
+            self.task.cancel()
+            return
+        coroutine, wakeup = self._coroutine, self._waits_for
+        if coroutine is None or wakeup is None:
+            return
+        self._waits_for = None
+        wakeup.resume = None
+        try:
+            waits_for = coroutine.throw(asyncio.CancelledError())
+        except (StopIteration, asyncio.CancelledError):
+            self._coroutine = None
+        else:
+            self._wait(coroutine, waits_for)
+
+    def _step(self, woken: Wakeup | None) -> None:
+        coroutine = self._coroutine
+        if coroutine is None or (woken is not None and self._waits_for is not woken):
+            return  # it was cancelled between being woken and this
+        self._waits_for = None
+        try:
+            waits_for = coroutine.send(None)
+        except (StopIteration, asyncio.CancelledError):
+            self._coroutine = None
+        else:
+            self._wait(coroutine, waits_for)
+
+    def _wait(self, coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        if type(waits_for) is Wakeup:
+            self._waits_for = waits_for
+            waits_for.resume = self._step
+            return
+        self._coroutine = None
+        rest = _Rest(coroutine, waits_for)
+        self.task = task = self._loop.create_task(_go_on(rest))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(rest.cancel_unbegun)
+
+
+async def be_a_task() -> None:
+    """Return within a Task, whoever runs the coroutine that awaits this."""
+    if asyncio.current_task() is None:
+        await asyncio.sleep(0)
+
+
+async def _go_on(rest: _Rest) -> None:
+    await rest
+
+
+class _Rest:
+    """What is left of a coroutine that has begun to wait for something."""
+
+    __slots__ = ("_coroutine", "_has_begun", "_waits_for")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+        self._has_begun = False
+
+    def cancel_unbegun(self, task: asyncio.Task[None]) -> None:  # noqa: ARG002
+        """Tell the coroutine of a Task that was cancelled before its first step."""
+        if not self._has_begun:
+            with contextlib.suppress(StopIteration, asyncio.CancelledError):
+                self._coroutine.throw(asyncio.CancelledError())
+            self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        self._has_begun = True
+        coroutine, waits_for = self._coroutine, self._waits_for
+        while True:
+            try:
+                try:
+                    sent = yield waits_for
+                except BaseException as error:  # noqa: BLE001  # it is raised where it belongs
+                    waits_for = coroutine.throw(error)
+                else:
+                    waits_for = coroutine.send(sent)
+            except StopIteration:
+                return
