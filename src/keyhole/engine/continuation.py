@@ -32,6 +32,11 @@ class Job(Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...]
     eos_token_ids: frozenset[int]
 
+    @property
+    def told_seed(self) -> int | None:
+        """The seed that makes this text again; None if nothing is drawn."""
+        return self.sampling.seed if self.sampling.do_sample else None
+
 
 class Continuation:
     """A job on its way."""
