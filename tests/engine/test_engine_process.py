@@ -12,9 +12,12 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from asgi_client import read_frames
+from random_gpt2 import write_model
 
 from keyhole.engine.listener import LONGEST_PATH_BYTES, bind_tcp, bind_unix
 from keyhole.engine.scheduler import MAX_RUNNING
@@ -52,11 +55,13 @@ def running(*arguments, **options):
                 pipe.close()
 
 
-def ask(path: Path, method="GET", target="/health", body=None):
-    """Status and body, waiting for the engine to come up."""
+@contextlib.contextmanager
+def connected(path: Path):
+    """A client of the engine, once that has come up."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PATIENCE_S)
             try:
                 connection.connect(str(path))
             except OSError:
@@ -65,9 +70,23 @@ def ask(path: Path, method="GET", target="/health", body=None):
                 continue
             client = http.client.HTTPConnection("engine")
             client.sock = connection
-            client.request(method, target, body, {"content-type": "application/json"})
-            response = client.getresponse()
-            return response.status, response.read()
+            yield client
+            return
+
+
+def ask(path: Path, method="GET", target="/health", body=None):
+    """Status and body, waiting for the engine to come up."""
+    with connected(path) as client:
+        client.request(method, target, body, {"content-type": "application/json"})
+        response = client.getresponse()
+        return response.status, response.read()
+
+
+def begin_stream(client, inputs, **parameters):
+    """The response whose frames can be read as they come."""
+    body = json.dumps({"inputs": inputs, "parameters": parameters})
+    client.request("POST", "/generate_stream", body, {"content-type": "application/json"})
+    return client.getresponse()
 
 
 def test_it_serves_on_a_socket_and_ends_well_at_sigterm(run_dir, models_dir):
@@ -88,6 +107,47 @@ def test_it_serves_on_a_socket_and_ends_well_at_sigterm(run_dir, models_dir):
     assert not path.exists()
     assert "acme/tiny prompt_tokens=2 generated_tokens=4" in log
     assert "fox" not in log
+
+
+def test_streams_over_the_socket_tell_what_whole_answers_tell(run_dir, models_dir):
+    """Eight at once, each with a seed of its own; a connection can go on after its stream."""
+    path = run_dir / "engine.sock"
+
+    def tell(seed):
+        asked = {"max_new_tokens": 40, "do_sample": True, "seed": seed, "details": True}
+        with connected(path) as client:
+            response = begin_stream(client, "The fox \N{FOX FACE}", **asked)
+            frames = read_frames(response.read())
+            body = json.dumps({"inputs": "The fox \N{FOX FACE}", "parameters": asked})
+            client.request("POST", "/generate", body, {"content-type": "application/json"})
+            return response, frames, json.loads(client.getresponse().read())
+
+    options = ("--models", models_dir, "--default", "acme/tiny", "--quiet")
+    with running("--socket", path, *options), ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(tell, range(8)))
+
+    for response, frames, answer in told:
+        assert response.headers["content-type"] == "text/event-stream"
+        assert response.headers["transfer-encoding"] == "chunked"
+        assert frames[-1]["generated_text"] == answer["generated_text"]
+        assert len(frames) == answer["details"]["generated_tokens"]
+
+
+def test_a_stream_whose_client_leaves_ends(run_dir):
+    """The first frame comes long before the last; after a hang-up there are no more."""
+    path, models = run_dir / "engine.sock", run_dir / "models"
+    write_model(models / "long", context=50_000, config={"eos_token_id": None})
+    with running("--socket", path, "--models", models, "--default", "long") as process:
+        with connected(path) as client:
+            response = begin_stream(client, "The fox", max_new_tokens=49_000)
+            line = response.readline()
+            response.close()
+        log = process.stderr.readline().decode()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+
+    assert line.startswith(b'data: {"index":1,')
+    assert "finish=cancelled" in log
 
 
 def test_the_end_of_its_parent_ends_it(run_dir, models_dir):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 
-import numpy as np
 import pytest
+from fake_models import FakeModel
 
 from keyhole.engine.continuation import Job
 from keyhole.engine.generation import (
@@ -20,28 +19,6 @@ from keyhole.engine.sampling import Sampling
 from keyhole.engine.scheduler import PROMPT_ROWS_PER_TICK, Scheduler
 from keyhole.engine.text import Prompt
 from keyhole.engine.weights import load_weights
-
-
-class FakeModel:
-    """Always says token 65; notes the rows of each pass, and stops before it while told to."""
-
-    def __init__(self, shape):
-        self.shape = shape
-        self.passes = []
-        self.may_run = threading.Event()
-        self.may_run.set()
-        self.has_begun = threading.Event()
-        self.error = None
-
-    def forward(self, spans):
-        self.has_begun.set()
-        self.may_run.wait()
-        if self.error is not None:
-            raise self.error
-        self.passes.append([len(span.tokens) for span in spans])
-        logits = np.zeros((len(spans), self.shape.vocabulary), np.float32)
-        logits[:, 65] = 1
-        return logits
 
 
 @pytest.fixture
@@ -185,6 +162,60 @@ async def test_a_crash_fails_every_request_and_takes_no_more(model, scheduler):
     assert not scheduler.is_open
     with pytest.raises(StoppedError):
         scheduler.submit(job())
+
+
+class DamagedModel(FakeModel):
+    """Its logits are no numbers, but for the first text of a pass."""
+
+    def forward(self, spans):
+        logits = super().forward(spans)
+        logits[1:] = float("nan")
+        return logits
+
+
+async def test_a_crash_does_not_take_the_end_of_a_text_that_ended_in_the_same_step(
+    folder, vocabulary
+):
+    model = DamagedModel(folder.architecture)
+    scheduler = Scheduler(model, vocabulary, asyncio.get_running_loop())
+    first = await begin(model, scheduler, job(new_tokens=2))
+    second = scheduler.submit(job())
+    model.may_run.set()
+
+    assert len([token async for token in first]) == 2
+    with pytest.raises(StoppedError, match="the model crashed"):
+        [token async for token in second]
+    await asyncio.to_thread(scheduler.close)
+
+
+async def test_what_nobody_has_taken_is_taken_at_once_with_the_end(scheduler):
+    generation, longer = scheduler.submit(job(new_tokens=4)), scheduler.submit(job(new_tokens=9))
+    assert len([token async for token in longer]) == 9
+
+    assert generation.is_over
+    assert len(await generation.take()) == 4
+    assert generation.outcome.generated_tokens == 4
+
+
+async def test_taking_can_be_woken_when_there_is_nothing(model, scheduler):
+    generation = await begin(model, scheduler, job(new_tokens=1))
+    generation.wake()
+
+    assert await generation.take() == []
+    model.may_run.set()
+    assert len(await generation.take()) == 1
+
+
+async def test_a_cancelled_text_tells_how_many_tokens_it_cost(model, scheduler):
+    model.stops_before = 3
+    generation = scheduler.submit(job(new_tokens=9))
+    await model.stopped()
+    generation.cancel()
+    model.may_run.set()
+
+    with pytest.raises(CancelledGenerationError) as caught:
+        [token async for token in generation]
+    assert caught.value.generated_tokens == 4
 
 
 async def test_closing_fails_what_is_not_finished(model, scheduler):

@@ -69,31 +69,61 @@ def test_a_prompt_of_spaces_stays_one():
     assert TOKENIZER.decode(VOCABULARY.encode("   ").tokens) == "   "
 
 
-def cut_pieces(stops, pieces):
+def told_pieces(stops, pieces):
+    """What is told of each piece, and whether a stop string ended it."""
     finder = StopStrings(stops)
-    said = []
+    told = []
     for piece in pieces:
-        cut = finder.cut(piece)
-        said.append(piece if cut is None else cut)
-        if cut is not None:
-            return "".join(said), True
-    return "".join(said), False
+        told.append(finder.push(piece))
+        if finder.is_found:
+            return told, True
+    return [*told, finder.flush()], False
 
 
 @pytest.mark.parametrize(
-    ("stops", "text", "expected"),
+    ("stops", "text", "expected", "is_found"),
     [
-        (["door"], "the door was", ("the door", True)),
-        (["was", "door"], "the door was", ("the door", True)),
-        (["doo", "door"], "the door was", ("the doo", True)),
-        (["aab"], "aaab", ("aaab", True)),
-        (["xyz"], "the door", ("the door", False)),
-        ([""], "the door", ("the door", False)),
-        ([], "the door", ("the door", False)),
-        (["the door was"], "the door was", ("the door was", True)),
+        (["door"], "the door was", "the door", True),
+        (["was", "door"], "the door was", "the door", True),
+        (["doo", "door"], "the door was", "the doo", True),
+        (["door was", "oo"], "the door was", "the doo", True),
+        (["aab"], "aaab", "aaab", True),
+        (["xyz"], "the door", "the door", False),
+        (["door."], "the door", "the door", False),
+        ([""], "the door", "the door", False),
+        ([], "the door", "the door", False),
+        (["the door was"], "the door was", "the door was", True),
     ],
 )
-def test_a_stop_string_ends_the_text_wherever_the_pieces_break(stops, text, expected):
-    for split in range(len(text)):
-        assert cut_pieces(stops, [text[:split], text[split:]]) == expected
-    assert cut_pieces(stops, list(text)) == expected
+def test_a_stop_string_ends_the_text_wherever_the_pieces_break(stops, text, expected, is_found):
+    cuts = [[text[:at], text[at:]] for at in range(len(text))]
+    for pieces in (*cuts, list(text)):
+        told, was_found = told_pieces(stops, pieces)
+
+        assert ("".join(told), was_found) == (expected, is_found)
+
+
+@given(
+    st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
+    st.lists(st.text("abc", max_size=4), max_size=12),
+)
+def test_no_piece_but_the_last_has_a_part_of_the_stop_string_that_ends_the_text(stops, pieces):
+    told, is_found = told_pieces(stops, pieces)
+    text, whole = "".join(told), "".join(pieces)
+
+    assert whole.startswith(text)
+    assert is_found == any(stop in whole for stop in stops)
+    if is_found:
+        assert any(told[-1].endswith(stop) for stop in stops)
+        assert not any(stop in text[:-1] for stop in stops)
+    else:
+        assert text == whole
+
+
+def test_text_that_can_begin_no_stop_string_is_not_held_back():
+    finder = StopStrings(["door", "\n\n"])
+
+    assert [finder.push(piece) for piece in ("the d", "oo", "m\n", "a")] == [
+        *("the ", "", "doom", "\na"),
+    ]
+    assert not finder.is_holding

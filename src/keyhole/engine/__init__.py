@@ -12,6 +12,7 @@ A request flows through these, from the last to the first; each knows only those
     continuation  one prompt being continued, token by token, until it ends
     plan          what a request means for a model: every choice made, or refused
     generation    the event loop's side of a continuation: tokens as they come, an outcome
+    frames        TGI's stream, as bytes
     scheduler     one thread per model: lets waiting jobs in, runs passes, delivers tokens
     models        loads each model once, at the first request for it
     app           HTTP: every model is a TGI server under its own name

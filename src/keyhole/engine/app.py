@@ -1,23 +1,29 @@
 """The engine over HTTP: an ASGI application in which every model is a TGI server.
 
 It reads requests, and turns what the engine makes or refuses into TGI's replies; TGI's words
-are in `dialects.tgi`.
+are in `dialects.tgi` and, for streams, in `frames`.
 
-    /NAME/generate, /NAME/health, /NAME/info     the model NAME or OWNER/NAME
-    /generate, /health, /info, /                 the default model
+    /NAME, /NAME/generate, /NAME/generate_stream, ...     the model NAME or OWNER/NAME
+    /, /generate, /generate_stream, /health, /info        the default model
 
-A client that hangs up cancels its generation. One line is logged for each generation, never
-with a word of its text.
+As in TGI, `stream` in a body means something at the root only; a stream whose request has a
+wrong value is a good one (200) that tells so. What is no request, or names no model, is refused
+with a status of its own.
+
+What a step of the model gives a stream goes out in one write. A slow reader slows nobody and
+holds no place: its tokens wait here, one text of them at most. A client that hangs up cancels
+its generation. One line is logged for each generation, never with a word of its text.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, MutableMapping
 from typing import Any, TypeAlias
 
 from msgspec import UNSET, Struct
@@ -35,9 +41,9 @@ from keyhole.dialects.tgi import (
     encode_error,
     encode_info,
     encode_response,
-    invalid,
 )
 from keyhole.engine.continuation import Job
+from keyhole.engine.frames import EVENT_STREAM, HEARTBEAT, Frames, fail, refuse_what_cannot_stream
 from keyhole.engine.generation import (
     CancelledGenerationError,
     Generation,
@@ -46,7 +52,7 @@ from keyhole.engine.generation import (
     OverloadedError,
     StoppedError,
 )
-from keyhole.engine.library import ModelNotPulledError
+from keyhole.engine.library import ModelNotPulledError, is_model_name
 from keyhole.engine.models import LoadedModel, Models
 from keyhole.engine.plan import plan
 from keyhole.errors import SetupError
@@ -58,12 +64,16 @@ MAX_BODY_BYTES = 2_000_000
 LONG_PROMPT_CHARACTERS = 8_192
 """What takes about a millisecond to tokenise; more is done off the event loop."""
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:=;+/-]{1,128}")
+HEARTBEAT_S = 15.0
+"""axum's, which TGI uses; a stream is silent for twice that at most."""
 ENDPOINTS = {
     "generate": {"POST": "generate"},
+    "generate_stream": {"POST": "generate_stream"},
     "health": {"GET": "health", "HEAD": "health"},
     "info": {"GET": "info", "HEAD": "info"},
 }
 """By the last part of a path: which methods do what."""
+ROOT = {"GET": "health", "HEAD": "health", "POST": "root"}
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -80,14 +90,21 @@ class Reply(Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class Done(Struct, frozen=True, kw_only=True):
-    """A request that was served."""
+class Asked(Struct, frozen=True, kw_only=True):
+    """A request, and the model that is to serve it."""
 
+    request_id: bytes
     request: GenerateRequest
-    job: Job
-    tokens: tuple[Token, ...]
-    outcome: Outcome
-    total_s: float
+    model: LoadedModel
+    is_root: bool
+    is_stream: bool
+    started_at: float
+
+    @property
+    def prefix(self) -> str:
+        """What of the prompt stands before the text: at the root all, unless told otherwise."""
+        wants = self.request.parameters.return_full_text
+        return self.request.inputs if (self.is_root if wants is None else wants) else ""
 
 
 class ClientGoneError(Exception):
@@ -97,9 +114,12 @@ class ClientGoneError(Exception):
 class Engine:
     """The ASGI application."""
 
-    def __init__(self, models: Models, default_model: str) -> None:
+    def __init__(
+        self, models: Models, default_model: str, *, heartbeat_s: float = HEARTBEAT_S
+    ) -> None:
         self._models = models
         self._default_model = default_model
+        self._heartbeat_s = heartbeat_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the application's own life."""
@@ -124,64 +144,83 @@ class Engine:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(scope)
         try:
-            reply = await self._answer(scope, receive, request_id)
+            name, endpoint = self._route(scope["method"], scope["path"])
+            if endpoint == "health":
+                await self._get(name)
+                reply = Reply(200)
+            elif endpoint == "info":
+                reply = Reply(200, body=encode_info(_info(await self._get(name))))
+            else:
+                asked = await self._read(name, endpoint, scope, receive, request_id)
+                if asked.is_stream:
+                    await self._stream(asked, receive, send)
+                    return
+                reply = await _generate(asked, receive)
         except RefusedError as error:
             reply = _refusal(error)
         except ClientGoneError:
             return
-        headers = [
-            (b"content-type", reply.content_type.encode()),
-            (b"content-length", str(len(reply.body)).encode()),
-            (b"x-request-id", request_id),
-            *((name.encode(), value.encode()) for name, value in reply.headers),
-        ]
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        size = ("content-length", str(len(reply.body)))
+        await send(_start(reply.status, reply.content_type, request_id, size, *reply.headers))
         await send({"type": "http.response.body", "body": reply.body})
-
-    async def _answer(self, scope: Scope, receive: Receive, request_id: bytes) -> Reply:
-        name, endpoint = self._route(scope["method"], scope["path"])
-        if endpoint == "health":
-            await self._get(name)
-            return Reply(200)
-        if endpoint == "info":
-            return Reply(200, body=encode_info(_info(await self._get(name))))
-        if not _is_json(scope):
-            raise RefusedError(415, "Expected request with `Content-Type: application/json`")
-        done = await self._generate(name, scope, receive)
-        _log_generation(request_id, name, done)
-        return _success(done, is_root=scope["path"] == "/")
-
-    async def _generate(self, name: str, scope: Scope, receive: Receive) -> Done:
-        """Read the request and run it to its end; raises RefusedError and ClientGoneError."""
-        started_at = time.monotonic()
-        request = decode_request(await _read_body(scope, receive))
-        if request.stream:
-            raise invalid("`stream` is not supported here")
-        model = await self._get(name)
-        job = await _plan(request, model)
-        generation = _submit(model, job)
-        tokens = await _finish(generation, receive)
-        return Done(
-            request=request,
-            job=job,
-            tokens=tuple(tokens),
-            outcome=generation.outcome,
-            total_s=time.monotonic() - started_at,
-        )
 
     def _route(self, method: str, path: str) -> tuple[str, str]:
         """The model's name and the endpoint; raises RefusedError for 404 and 405."""
-        if path == "/":
-            name, endpoints = "", {"GET": "health", "HEAD": "health", "POST": "generate"}
-        else:
-            name, _, endpoint = path[1:].rpartition("/")
-            endpoints = ENDPOINTS.get(endpoint, {})
-        if not endpoints:
-            raise RefusedError(404, "There is nothing at this path", "not_found")
+        name, _, endpoint = path[1:].rpartition("/")
+        endpoints = ENDPOINTS.get(endpoint)
+        if endpoints is None:
+            name, endpoints = path[1:].removesuffix("/"), ROOT
+            if path != "/" and not is_model_name(name):
+                raise RefusedError(404, "There is nothing at this path", "not_found")
         if method not in endpoints:
             allow = ", ".join(endpoints)
             raise RefusedError(405, f"Use {allow} here", "method_not_allowed", allow=allow)
         return name or self._default_model, endpoints[method]
+
+    async def _read(
+        self, name: str, endpoint: str, scope: Scope, receive: Receive, request_id: bytes
+    ) -> Asked:
+        """What is asked, and of which model; raises RefusedError and ClientGoneError."""
+        if not _is_json(scope):
+            raise RefusedError(415, "Expected request with `Content-Type: application/json`")
+        started_at = time.monotonic()
+        request = decode_request(await _read_body(scope, receive))
+        is_root = endpoint == "root"
+        return Asked(
+            request_id=request_id,
+            request=request,
+            model=await self._get(name),
+            is_root=is_root,
+            is_stream=request.stream if is_root else endpoint == "generate_stream",
+            started_at=started_at,
+        )
+
+    async def _stream(self, asked: Asked, receive: Receive, send: Send) -> None:
+        """Send TGI's frames as the tokens come."""
+        try:
+            refuse_what_cannot_stream(asked.request.parameters)
+            job = await _plan(asked)
+            generation = _submit(asked.model, job)
+        except RefusedError as error:
+            await send(_start_stream(asked))
+            await send({"type": "http.response.body", "body": fail(error)})
+            return
+        wants_details = asked.request.parameters.details
+        frames = Frames(job, text=asked.prefix, wants_details=wants_details)
+        try:
+            with _attended(
+                generation,
+                _cancel_on_disconnect(generation, receive),
+                _wake_when_silent(generation, frames, self._heartbeat_s),
+            ):
+                await send(_start_stream(asked, ("x-prompt-tokens", str(len(job.prompt.tokens)))))
+                await _relay(generation, frames, send)
+        except GenerationError as error:
+            failure = _fail(asked, job, error)
+            if isinstance(failure, RefusedError):
+                await send({"type": "http.response.body", "body": fail(failure)})
+            return
+        _log_generation(asked, job, generation.outcome)
 
     async def _get(self, name: str) -> LoadedModel:
         try:
@@ -192,7 +231,32 @@ class Engine:
             raise RefusedError(500, str(error), "model_unsupported") from None
 
 
-async def _plan(request: GenerateRequest, model: LoadedModel) -> Job:
+async def _generate(asked: Asked, receive: Receive) -> Reply:
+    """A whole answer; raises RefusedError and ClientGoneError."""
+    job = await _plan(asked)
+    generation = _submit(asked.model, job)
+    try:
+        with _attended(generation, _cancel_on_disconnect(generation, receive)):
+            tokens = [token async for token in generation]
+    except GenerationError as error:
+        raise _fail(asked, job, error) from None
+    _log_generation(asked, job, generation.outcome)
+    return _success(asked, job, tokens, generation.outcome)
+
+
+async def _relay(generation: Generation, frames: Frames, send: Send) -> None:
+    """Write each step's frames at once; raises GenerationError."""
+    outcome: Outcome | None = None
+    while outcome is None:
+        tokens = await generation.take()
+        outcome = generation.outcome if generation.is_over else None
+        body = frames.write(tokens, outcome) if tokens else HEARTBEAT
+        await send({"type": "http.response.body", "body": body, "more_body": outcome is None})
+
+
+async def _plan(asked: Asked) -> Job:
+    request, model = asked.request, asked.model
+
     def run() -> Job:
         return plan(
             request, model.folder, model.vocabulary, model.limits, seed=secrets.randbits(32)
@@ -212,17 +276,23 @@ def _submit(model: LoadedModel, job: Job) -> Generation:
         raise RefusedError(503, str(error), "unavailable") from None
 
 
-async def _finish(generation: Generation, receive: Receive) -> list[Token]:
-    """All tokens; raises ClientGoneError when the client hangs up first."""
-    watcher = asyncio.get_running_loop().create_task(_cancel_on_disconnect(generation, receive))
+def _fail(asked: Asked, job: Job, error: GenerationError) -> RefusedError | ClientGoneError:
+    """What a generation that did not end by itself means for its client."""
+    if isinstance(error, CancelledGenerationError):
+        _log_line(asked, job, error.generated_tokens, "cancelled")
+        return ClientGoneError()
+    return RefusedError(424, str(error), "generation")
+
+
+@contextlib.contextmanager
+def _attended(generation: Generation, *beside: Coroutine[Any, Any, None]) -> Iterator[None]:
+    """Run some tasks beside a generation; whatever happens, its place is free afterwards."""
+    tasks = [asyncio.get_running_loop().create_task(coroutine) for coroutine in beside]
     try:
-        return [token async for token in generation]
-    except CancelledGenerationError:
-        raise ClientGoneError from None
-    except GenerationError as error:
-        raise RefusedError(424, str(error), "generation") from None
+        yield
     finally:
-        watcher.cancel()
+        for task in tasks:
+            task.cancel()
         generation.cancel()
 
 
@@ -230,6 +300,15 @@ async def _cancel_on_disconnect(generation: Generation, receive: Receive) -> Non
     while (await receive())["type"] != "http.disconnect":
         pass
     generation.cancel()
+
+
+async def _wake_when_silent(generation: Generation, frames: Frames, every_s: float) -> None:
+    """A look now and then, which costs no token anything."""
+    while True:
+        seen = frames.count
+        await asyncio.sleep(every_s)
+        if frames.count == seen:
+            generation.wake()
 
 
 async def _read_body(scope: Scope, receive: Receive) -> bytes:
@@ -251,24 +330,42 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-def _success(done: Done, *, is_root: bool) -> Reply:
-    """TGI's answer; at `/` it is an array, with the prompt in the text unless told otherwise."""
-    asked, text = done.request.parameters, "".join(token.text for token in done.tokens)
-    sampling = done.job.sampling
+def _success(asked: Asked, job: Job, tokens: list[Token], outcome: Outcome) -> Reply:
+    """TGI's answer; at the root it is an array."""
     details = Details(
-        finish_reason=done.outcome.finish_reason,
-        generated_tokens=done.outcome.generated_tokens,
-        seed=sampling.seed if sampling.do_sample else None,
-        tokens=done.tokens,
+        finish_reason=outcome.finish_reason,
+        generated_tokens=outcome.generated_tokens,
+        seed=job.told_seed,
+        tokens=tuple(tokens),
     )
-    wants_prompt = is_root if asked.return_full_text is None else asked.return_full_text
     body = encode_response(
         GenerateResponse(
-            generated_text=done.request.inputs + text if wants_prompt else text,
-            details=details if asked.details else UNSET,
+            generated_text=asked.prefix + "".join(token.text for token in tokens),
+            details=details if asked.request.parameters.details else UNSET,
         )
     )
-    return Reply(200, body=b"[" + body + b"]" if is_root else body, headers=_measures(done))
+    headers = _measures(asked, job, outcome)
+    return Reply(200, body=b"[" + body + b"]" if asked.is_root else body, headers=headers)
+
+
+def _start(status: int, content_type: str, request_id: bytes, *more: tuple[str, str]) -> Message:
+    headers = [(name.encode(), value.encode()) for name, value in more]
+    named = [(b"content-type", content_type.encode()), (b"x-request-id", request_id)]
+    return {"type": "http.response.start", "status": status, "headers": named + headers}
+
+
+def _start_stream(asked: Asked, *more: tuple[str, str]) -> Message:
+    """A stream's head is sent before anything is measured."""
+    return _start(
+        200,
+        EVENT_STREAM,
+        asked.request_id,
+        ("cache-control", "no-cache"),
+        ("x-accel-buffering", "no"),
+        ("x-compute-type", "cpu"),
+        ("x-compute-characters", str(len(asked.request.inputs))),
+        *more,
+    )
 
 
 def _info(model: LoadedModel) -> Info:
@@ -286,34 +383,40 @@ def _info(model: LoadedModel) -> Info:
     )
 
 
-def _measures(done: Done) -> tuple[tuple[str, str], ...]:
+def _measures(asked: Asked, job: Job, outcome: Outcome) -> tuple[tuple[str, str], ...]:
     """TGI's headers: whole milliseconds, but for `x-compute-time` in seconds."""
-    outcome = done.outcome
-    before_queue_s = max(done.total_s - outcome.queue_s - outcome.inference_s, 0.0)
+    total_s = time.monotonic() - asked.started_at
+    before_queue_s = max(total_s - outcome.queue_s - outcome.inference_s, 0.0)
     return (
         ("x-compute-type", "cpu"),
-        ("x-compute-time", f"{done.total_s:.6f}"),
-        ("x-compute-characters", str(len(done.request.inputs))),
-        ("x-total-time", _ms(done.total_s)),
+        ("x-compute-time", f"{total_s:.6f}"),
+        ("x-compute-characters", str(len(asked.request.inputs))),
+        ("x-total-time", _ms(total_s)),
         ("x-validation-time", _ms(before_queue_s)),
         ("x-queue-time", _ms(outcome.queue_s)),
         ("x-inference-time", _ms(outcome.inference_s)),
         ("x-time-per-token", _ms(outcome.inference_s / max(outcome.generated_tokens, 1))),
-        ("x-prompt-tokens", str(len(done.job.prompt.tokens))),
+        ("x-prompt-tokens", str(len(job.prompt.tokens))),
         ("x-generated-tokens", str(outcome.generated_tokens)),
     )
 
 
-def _log_generation(request_id: bytes, name: str, done: Done) -> None:
+def _log_generation(asked: Asked, job: Job, outcome: Outcome) -> None:
+    _log_line(asked, job, outcome.generated_tokens, outcome.finish_reason, outcome.queue_s)
+
+
+def _log_line(
+    asked: Asked, job: Job, generated_tokens: int, finish: str, queue_s: float | None = None
+) -> None:
     log.info(
         "%s %s prompt_tokens=%d generated_tokens=%d finish=%s queue_ms=%s total_ms=%s",
-        request_id.decode(),
-        name,
-        len(done.job.prompt.tokens),
-        done.outcome.generated_tokens,
-        done.outcome.finish_reason,
-        _ms(done.outcome.queue_s),
-        _ms(done.total_s),
+        asked.request_id.decode(),
+        asked.model.folder.name,
+        len(job.prompt.tokens),
+        generated_tokens,
+        finish,
+        "-" if queue_s is None else _ms(queue_s),
+        _ms(time.monotonic() - asked.started_at),
     )
 
 

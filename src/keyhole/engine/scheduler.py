@@ -21,11 +21,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
+from keyhole.dialects.tgi import Token
 from keyhole.engine.continuation import Continuation, Job
 from keyhole.engine.folder import Architecture
 from keyhole.engine.generation import (
     CancelledGenerationError,
-    Event,
+    End,
     Generation,
     Outcome,
     OverloadedError,
@@ -44,7 +45,8 @@ PROMPT_ROWS_PER_TICK = LONGEST_SPAN
 CLOSED = "The engine is shutting down"
 CRASHED = "Request failed during generation: the model crashed"
 
-Delivery: TypeAlias = tuple[Generation, Event]
+Delivery: TypeAlias = tuple[Generation, Sequence[Token], End | None]
+"""What a step made for a generation; the last token and the outcome arrive together."""
 
 
 class Model(Protocol):
@@ -66,6 +68,10 @@ class _Entry:
         self.submitted_at = now
         self.started_at = now
         self.continuation: Continuation | None = None
+
+    @property
+    def generated(self) -> int:
+        return 0 if self.continuation is None else self.continuation.generated
 
 
 class Scheduler:
@@ -158,7 +164,7 @@ class Scheduler:
         self._cancelled.clear()
         for entry in gone:
             (self._running if entry in self._running else self._waiting).remove(entry)
-        self._send([(e.generation, CancelledGenerationError("The client is gone")) for e in gone])
+        self._send([(e.generation, (), CancelledGenerationError(e.generated)) for e in gone])
 
     def _tick(self) -> None:
         budget = PROMPT_ROWS_PER_TICK
@@ -174,13 +180,20 @@ class Scheduler:
             spans.append(span)
             moved.append((entry, continuation))
         deliveries: list[Delivery] = []
-        for logits, (entry, continuation) in zip(self._model.forward(spans), moved, strict=True):
-            if continuation.waiting == 0:
-                deliveries.append((entry.generation, continuation.advance(logits)))
-                if continuation.finish_reason is not None:
-                    deliveries.append((entry.generation, self._outcome(entry, continuation)))
-                    self._running.remove(entry)
-        self._send(deliveries)
+        try:
+            for logits, (entry, moved_on) in zip(self._model.forward(spans), moved, strict=True):
+                if moved_on.waiting == 0:
+                    deliveries.append(self._advance(entry, moved_on, logits))
+        finally:
+            # A crash fails those that run, and one that has just ended runs no more.
+            self._send(deliveries)
+
+    def _advance(self, entry: _Entry, continuation: Continuation, logits: Floats) -> Delivery:
+        tokens = continuation.advance(logits)
+        if continuation.finish_reason is None:
+            return entry.generation, tokens, None
+        self._running.remove(entry)
+        return entry.generation, tokens, self._outcome(entry, continuation)
 
     def _start(self, entry: _Entry) -> Continuation:
         entry.continuation = Continuation(entry.job, self._model.shape, self._vocabulary)
@@ -203,7 +216,7 @@ class Scheduler:
             self._running.clear()
             self._waiting.clear()
             error = StoppedError(self._stopped or CLOSED)
-        self._send([(entry.generation, error) for entry in left])
+        self._send([(entry.generation, (), error) for entry in left])
 
     def _send(self, deliveries: list[Delivery]) -> None:
         if not deliveries:
@@ -211,9 +224,10 @@ class Scheduler:
         try:
             self._loop.call_soon_threadsafe(_deliver, deliveries)
         except RuntimeError:
-            log.warning("The event loop is gone; %d events were dropped.", len(deliveries))
+            log.warning("The event loop is gone; %d deliveries were dropped.", len(deliveries))
 
 
 def _deliver(deliveries: list[Delivery]) -> None:
-    for generation, event in deliveries:
-        generation.deliver(event)
+    for generation, tokens, end in deliveries:
+        if tokens or end is not None:
+            generation.deliver(tokens, end)

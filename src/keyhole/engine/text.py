@@ -68,6 +68,11 @@ class PieceDecoder:
         """How many of the tokens are in pieces already; those stay as context, because a
         tokenizer may write a token differently at the beginning of a text."""
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether some tokens wait for what comes next."""
+        return len(self._tokens) > self._told
+
     def push(self, token: int) -> str:
         """The text that has become certain by this token; empty inside a character."""
         if self._vocabulary.is_special(token):
@@ -100,23 +105,49 @@ class PieceDecoder:
 
 
 class StopStrings:
-    """Finds the first of some strings in a text that comes in pieces."""
+    """Finds the first of some strings in a text that comes in pieces, and tells none in part.
+
+    What could still become one of them is held back, so a stop string comes out whole, at the
+    end of the last piece, or never.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
-        self._keep = max((len(stop) for stop in self._stops), default=1) - 1
-        self._tail = ""
+        self._held = ""
+        self.is_found = False
+        """Whether the text has ended; nothing may be pushed any more."""
 
-    def cut(self, piece: str) -> str | None:
-        """The piece up to the end of the stop string that it completes; None if it does not."""
-        if not self._stops:
-            return None
-        text = self._tail + piece
+    @property
+    def is_holding(self) -> bool:
+        """Whether some text waits for what comes next."""
+        return self._held != ""
+
+    def push(self, piece: str) -> str:
+        """The text that has become certain by this piece, up to the end of a stop string."""
+        if not self._stops or not piece:
+            return piece
+        text, self._held = self._held + piece, ""
+        # What was pushed earlier and not held back begins no stop string.
         ends = [at + len(stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if ends:
-            return piece[: min(ends) - len(self._tail)]
-        self._tail = text[-self._keep :] if self._keep else ""
-        return None
+            self.is_found = True
+            return text[: min(ends)]
+        certain = min(_beginning(stop, text) for stop in self._stops)
+        self._held = text[certain:]
+        return text[:certain]
+
+    def flush(self) -> str:
+        """What is held back, once nothing comes next."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _beginning(stop: str, text: str) -> int:
+    """Where in the text a first part of the stop string begins that reaches to the text's end."""
+    at = text.find(stop[0], max(len(text) - len(stop) + 1, 0))
+    while at >= 0 and not stop.startswith(text[at:]):
+        at = text.find(stop[0], at + 1)
+    return at if at >= 0 else len(text)
 
 
 def load_vocabulary(folder: ModelFolder) -> Vocabulary:
