@@ -17,13 +17,13 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +49,7 @@ _OPTIONS = (
     "--disable-extensions",
     "--disable-sync",
     "--force-color-profile=srgb",
+    "--host-resolver-rules=MAP keyhole.test 127.0.0.1",  # an address that is no secure context
 )
 
 # Pipes go to exactly 3 and 4, whatever numbers they have here.
@@ -69,6 +70,7 @@ _KEYS = {
     "End": (35, ""),
     "Home": (36, ""),
     "Space": (32, " "),
+    "v": (86, ""),
 }
 _MODIFIERS = {"Alt": 1, "Control": 2, "Meta": 4, "Shift": 8}
 
@@ -104,10 +106,10 @@ class Chromium:
             loop = asyncio.get_running_loop()
             reader = asyncio.StreamReader(limit=2**27)  # a screenshot is one message
             incoming, _ = await loop.connect_read_pipe(
-                lambda: asyncio.StreamReaderProtocol(reader), open(to_write[0], "rb", 0)  # noqa: ASYNC230
+                lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(to_write[0], "rb", 0)
             )
             writer, _ = await loop.connect_write_pipe(
-                asyncio.Protocol, open(to_read[1], "wb", 0)  # noqa: ASYNC230
+                asyncio.Protocol, os.fdopen(to_read[1], "wb", 0)
             )
             browser = cls(reader, writer)
             listening = loop.create_task(browser._listen())
@@ -140,15 +142,13 @@ class Chromium:
         self._tabs[attached["sessionId"]] = tab
         for domain in ("Page", "Runtime", "Log"):
             await tab.ask(f"{domain}.enable")
-        await self.ask(
-            "Browser.setPermission",
-            permission={"name": "clipboard-write"},
-            setting="granted",
-            browserContextId=context,
-        )
+        await tab.ask("Emulation.setFocusEmulationEnabled", enabled=True)
         await tab.ask(
             "Emulation.setDeviceMetricsOverride",
-            **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
         )
         await tab.look(is_dark=is_dark)
         await tab.go(url)
@@ -235,15 +235,16 @@ class Tab:
         """Wait for an expression to be true."""
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not await self.read(expression):
+                while not await self.read(expression):  # noqa: ASYNC110  # it is in a browser
                     await asyncio.sleep(0.01)
         except TimeoutError:
             shown = await self.read("document.body.innerText")
             pytest.fail(f"Never came true: {expression}\nThe page shows:\n{shown}")
 
     async def text(self, selector: str) -> str:
-        """What an element says."""
-        return str(await self.read(f"document.querySelector({json.dumps(selector)}).innerText"))
+        """What an element says; the browser puts an empty line around each paragraph."""
+        said = await self.read(f"document.querySelector({json.dumps(selector)}).innerText")
+        return re.sub(r"\n+", "\n", said)
 
     async def focused(self) -> str:
         """The id of what has the focus."""
@@ -253,14 +254,16 @@ class Tab:
         """Put text where the focus is, as a keyboard does."""
         await self.ask("Input.insertText", text=text)
 
-    async def press(self, keys: str) -> None:
-        """Press a key, as in `Control+Enter`."""
+    async def press(self, keys: str, *commands: str) -> None:
+        """Press a key, as in `Control+Enter`; `commands` are the editor's, such as `paste`."""
         *held, key = keys.split("+")
         code, text = _KEYS[key]
         modifiers = sum(_MODIFIERS[name] for name in held)
         name = " " if key == "Space" else key
         event = {"key": name, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
-        down = {"type": "keyDown", "text": text} if text else {"type": "rawKeyDown"}
+        down: dict[str, Any] = {"type": "rawKeyDown", "commands": commands}
+        if text:
+            down |= {"type": "keyDown", "text": text}
         await self.ask("Input.dispatchKeyEvent", **event, **down)
         await self.ask("Input.dispatchKeyEvent", **event, type="keyUp")
 
@@ -287,10 +290,10 @@ class Tab:
         features = [{"name": name, "value": value} for name, value in wanted.items()]
         await self.ask("Emulation.setEmulatedMedia", features=features)
 
-    async def shoot(self, path: Path) -> None:
-        """Take a picture of the whole page."""
-        picture = await self.ask("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(picture["data"]))
+    async def picture(self) -> bytes:
+        """The whole page as a PNG."""
+        taken = await self.ask("Page.captureScreenshot", captureBeyondViewport=True)
+        return base64.b64decode(taken["data"])
 
 
 def find_chromium() -> str:

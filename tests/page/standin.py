@@ -94,8 +94,9 @@ class Asked:
 class StandIn:
     """The server; `async with` starts it."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
         self.url = ""
+        """Where it is reached, with the prefix that all of it stands below."""
         self.models: tuple[str, ...] = MODELS
         self.needs_key: str | None = None
         """A key without which the models are not listed."""
@@ -103,6 +104,7 @@ class StandIn:
         self.unknown: list[str] = []
         """What was asked for and is not there."""
         self.cookies: list[str] = []
+        self._prefix = prefix
         self._pages = pages()
         self._asked: asyncio.Queue[Asked] = asyncio.Queue()
         self._server = _Server(
@@ -120,10 +122,9 @@ class StandIn:
     async def __aenter__(self) -> Self:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
-        self.url = "http://{}:{}".format(*listener.getsockname())
+        self.url = "http://{}:{}{}".format(*listener.getsockname(), self._prefix)
         self._task = asyncio.get_running_loop().create_task(self._server.serve([listener]))
-        while not self._server.started:
-            await asyncio.sleep(0.01)
+        await self._server.has_started.wait()
         return self
 
     async def __aexit__(
@@ -136,6 +137,11 @@ class StandIn:
         assert self._task is not None
         await self._task
 
+    @property
+    def waiting(self) -> int:
+        """How many POSTs have come that no test has looked at."""
+        return self._asked.qsize()
+
     async def asked(self) -> Asked:
         """The next POST that came."""
         return await self._asked.get()
@@ -143,13 +149,14 @@ class StandIn:
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         headers = {key.decode(): value.decode() for key, value in scope["headers"]}
         self.cookies += [headers["cookie"]] if "cookie" in headers else []
+        path = scope["path"].removeprefix(self._prefix)
         if scope["method"] == "POST":
-            await self._take(scope["path"], headers, receive, send)
-        elif scope["path"] == "/v1/models":
+            await self._take(path, headers, receive, send)
+        elif path == "/v1/models":
             await self._list_models(headers, send)
-        elif scope["path"] in self._pages:
-            head = Head(method="GET", path=scope["path"], headers=tuple(scope["headers"]))
-            reply = self._pages[scope["path"]](head)
+        elif path in self._pages:
+            head = Head(method="GET", path=path, headers=tuple(scope["headers"]))
+            reply = self._pages[path](head)
             encoded = [(name.encode(), value.encode()) for name, value in reply.headers]
             await _answer(send, reply.status, encoded, reply.body)
         else:
@@ -179,7 +186,8 @@ class StandIn:
 
     async def _list_models(self, headers: dict[str, str], send: Any) -> None:
         if self.needs_key and headers.get("authorization") != f"Bearer {self.needs_key}":
-            status, value = 401, {"error": {"message": "A key is needed.", "code": "key_missing"}}
+            status = 401
+            value: Any = {"error": {"message": "A key is needed.", "code": "key_missing"}}
         else:
             rows = [{"id": name, "object": "model"} for name in self.models]
             status, value = 200, {"object": "list", "data": rows}
@@ -188,6 +196,15 @@ class StandIn:
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.has_started = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        self.has_started.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to pytest."""

@@ -70,11 +70,16 @@ async function* frames(body) {
 }
 
 function parse(data) {
+  let frame;
   try {
-    return JSON.parse(data);
+    frame = JSON.parse(data);
   } catch {
     throw new Failure("The stream held something that is not JSON.");
   }
+  if (frame === null || typeof frame !== "object") {
+    throw new Failure("The stream held something that is no frame.");
+  }
+  return frame;
 }
 
 async function refusal(response, requestId) {
