@@ -1,0 +1,1 @@
+"""The playground page, in headless Chromium and on its own."""
