@@ -38,8 +38,8 @@ class FakeClock:
     def unix_ms(self) -> int:
         return 1_700_000_000_000
 
-    def random_bits(self, count: int) -> int:
-        return (1 << count) - 1
+    def random_hex(self, count: int) -> str:
+        return "f" * count
 
 
 class FakeObserver:

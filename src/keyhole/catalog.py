@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from keyhole.secret import Secret
 
@@ -55,10 +56,15 @@ class Target(Struct, frozen=True):
 
     upstream: Upstream
     model: str
+    label: str = ""
+    """As in the configuration: UPSTREAM/MODEL; filled in by itself."""
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "label", f"{self.upstream.name}/{self.model}")
 
     def __str__(self) -> str:
-        """As in the configuration: UPSTREAM/MODEL."""
-        return f"{self.upstream.name}/{self.model}"
+        """The label."""
+        return self.label
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -70,6 +76,12 @@ class Route(Struct, frozen=True, kw_only=True):
     """None: the client dialect's own default."""
     max_output_tokens: int | None = None
     """What is asked of the upstream when the client names no maximum."""
+    is_as_asked: bool = False
+    """Whether a target's model is AS_ASKED; filled in by itself."""
+
+    def __post_init__(self) -> None:
+        is_as_asked = any(target.model == AS_ASKED for target in self.targets)
+        force_setattr(self, "is_as_asked", is_as_asked)
 
     @property
     def is_pattern(self) -> bool:

@@ -10,7 +10,7 @@ keys: those steps will stand between these.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
@@ -211,13 +211,19 @@ class Gateway:
         backend = self._parts.backends[target.upstream.kind]
         requests = backend.requests(call, target, max_output_tokens=route.max_output_tokens)
         record.attempts += 1
-        record.upstream, record.target = target.upstream.name, str(target)
+        record.upstream, record.target = target.upstream.name, target.label
         timeouts = Timeouts(
             connect_s=target.upstream.connect_timeout_s,
             first_byte_s=max(deadline_s - self._parts.clock.monotonic(), 0.001),
             total_s=target.upstream.total_timeout_s,
         )
-        responses = await self._send_all(requests, record.request_id, timeouts)
+        responses: Sequence[UpstreamResponse]
+        if len(requests) == 1:
+            send = self._parts.transport.send
+            response = await send(requests[0], request_id=record.request_id, timeouts=timeouts)
+            responses = (response,)
+        else:
+            responses = await self._send_all(requests, record.request_id, timeouts)
         for response in responses:
             if response.status != 200:
                 raise backend.fault(call, target, response)
@@ -228,8 +234,6 @@ class Gateway:
         self, requests: tuple[UpstreamRequest, ...], request_id: str, timeouts: Timeouts
     ) -> list[UpstreamResponse]:
         send = self._parts.transport.send
-        if len(requests) == 1:
-            return [await send(requests[0], request_id=request_id, timeouts=timeouts)]
         await be_a_task()
         try:
             async with asyncio.TaskGroup() as group:
@@ -256,11 +260,14 @@ class Gateway:
         return self.refuse(admission, GatewayError(Code.INTERNAL_ERROR, "Internal error."))
 
     def _end(self, admission: Admission, reply: Reply) -> Reply:
-        headers = [*reply.headers, ("x-request-id", admission.record.request_id)]
-        headers += cors_headers(admission.head, self._parts.access)
-        reply = Reply(status=reply.status, headers=_sendable(headers), body=reply.body)
-        admission.record.status = reply.status
-        admission.record.bytes_out = 0 if admission.head.method == "HEAD" else len(reply.body)
+        record, access = admission.record, self._parts.access
+        headers = _sendable(reply.headers)
+        headers.append(("x-request-id", record.request_id))
+        if access.allowed_origins:
+            headers += cors_headers(admission.head, access)
+        reply = Reply(status=reply.status, headers=headers, body=reply.body)
+        record.status = reply.status
+        record.bytes_out = 0 if record.method == "HEAD" else len(reply.body)
         self._observe_end(admission)
         return reply
 

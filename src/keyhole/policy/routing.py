@@ -5,6 +5,8 @@ Order is the configuration's. Weights, health and latency are not looked at.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from keyhole.catalog import AS_ASKED, DEFAULT_ROUTE, Catalog, Route, Target
 from keyhole.errors import ClientError, Code, UpstreamError
 
@@ -41,12 +43,14 @@ def find_route(catalog: Catalog, model: str | None) -> Route:
     return route
 
 
-def plan(route: Route, model: str | None) -> tuple[Target, ...]:
+def plan(route: Route, model: str | None) -> Sequence[Target]:
     """The targets to try, in order, with the model's name filled in where it is as asked."""
-    return tuple(
-        Target(target.upstream, model) if target.model == AS_ASKED and model else target
+    if not route.is_as_asked or not model:
+        return route.targets
+    return [
+        Target(target.upstream, model) if target.model == AS_ASKED else target
         for target in route.targets
-    )
+    ]
 
 
 def is_worth_another_target(error: UpstreamError) -> bool:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, TextIO
 
 import msgspec
-from msgspec import Struct
 
 from keyhole.errors import KeyholeError
 from keyhole.ports import Observer
@@ -40,16 +41,18 @@ class Observers:
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
+        self._began = [observer.began for observer in observers]
+        self._ended = [observer.ended for observer in observers]
 
     def began(self, record: AccessRecord) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.began(record)
+        for tell in self._began:
+            tell(record)
 
     def ended(self, record: AccessRecord) -> None:
         """Pass it on."""
-        for observer in self._observers:
-            observer.ended(record)
+        for tell in self._ended:
+            tell(record)
 
     def told(self, record: AccessRecord, texts: Mapping[str, object]) -> None:
         """Pass it on."""
@@ -72,6 +75,7 @@ class AccessLog:
         self._stream = stream
         self._lines: list[str] = []
         self._is_text = style == "text" or (style == "auto" and is_terminal)
+        self._second, self._until_second = 0, ""
         self._has_color = is_terminal and not environ.get("NO_COLOR")  # https://no-color.org
 
     def began(self, record: AccessRecord) -> None:
@@ -79,8 +83,10 @@ class AccessLog:
 
     def ended(self, record: AccessRecord) -> None:
         """Write the request's line."""
-        now = datetime.now(UTC)
-        self._write(self._text(record, now) if self._is_text else _line(record, now))
+        if self._is_text:
+            self._write(self._text(record, datetime.now(UTC)))
+        else:
+            self._write(_line(record, self._time()))
 
     def told(self, record: AccessRecord, texts: Mapping[str, object]) -> None:
         """Write a prompt or an answer, whole, under the request's id."""
@@ -131,6 +137,14 @@ class AccessLog:
         words.append(self._colored(record.request_id, _DIM))
         return "  ".join(words)
 
+    def _time(self) -> str:
+        """The time as `_iso` writes it; the part that stays the same for a second is kept."""
+        second, ms = divmod(time.time_ns() // 1_000_000, 1000)
+        if second != self._second:
+            self._second = second
+            self._until_second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._until_second}.{ms:03d}Z"
+
     def _colored(self, text: str, color: str) -> str:
         return f"{color}{text}{_RESET}" if self._has_color and color else text
 
@@ -166,48 +180,41 @@ def printable(text: str, max_chars: int) -> str:
     return "".join(shown)
 
 
-class _Line(Struct, frozen=True, omit_defaults=True):
-    """A request's line as JSON; what is not known is left out."""
+def _line(record: AccessRecord, time_text: str) -> str:
+    """A request's line as JSON; what is not known is left out.
 
-    time: str
-    id: str
-    method: str
-    path: str
-    status: int
-    ms: float
-    bytes_in: int
-    bytes_out: int
-    model: str | None = None
-    upstream: str | None = None
-    target: str | None = None
-    attempts: int = 0
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    code: str | None = None
-    client_id: str | None = None
-
-
-def _line(record: AccessRecord, now: datetime) -> str:
+    Put together from text: the parts that are the same for many requests are encoded once.
+    """
     usage = record.usage
-    line = _Line(
-        _iso(now),
-        record.request_id,
-        printable(record.method, MAX_METHOD_CHARS),
-        printable(record.path, MAX_PATH_CHARS),
-        record.status,
-        round(record.duration_ms, 3),
-        record.bytes_in,
-        record.bytes_out,
-        record.model,
-        record.upstream,
-        record.target,
-        record.attempts,
-        usage and usage[0],
-        usage and usage[1],
-        record.code,
-        record.client_request_id,
+    attempts = f',"attempts":{record.attempts}' if record.attempts else ""
+    tokens = (
+        f',"prompt_tokens":{usage[0]},"completion_tokens":{usage[1]}' if usage is not None else ""
     )
-    return msgspec.json.encode(line).decode()
+    rest = ""
+    if record.code is not None or record.client_request_id is not None:
+        rest = _named(code=record.code, client_id=record.client_request_id)
+    return (
+        f'{{"time":"{time_text}","id":"{record.request_id}"{_asked(record.method, record.path)}'
+        f',"status":{record.status},"ms":{record.duration_ms:.3f},"bytes_in":{record.bytes_in}'
+        f',"bytes_out":{record.bytes_out}'
+        f"{_answered(record.model, record.upstream, record.target)}{attempts}{tokens}{rest}}}"
+    )
+
+
+@lru_cache(maxsize=512)
+def _asked(method: str, path: str) -> str:
+    return _named(method=printable(method, MAX_METHOD_CHARS), path=printable(path, MAX_PATH_CHARS))
+
+
+@lru_cache(maxsize=512)
+def _answered(model: str | None, upstream: str | None, target: str | None) -> str:
+    return _named(model=model, upstream=upstream, target=target)
+
+
+def _named(**values: str | None) -> str:
+    """The members of a JSON object, each behind a comma, without those that are None."""
+    members = {name: value for name, value in values.items() if value is not None}
+    return f",{_json(members)[1:-1]}" if members else ""
 
 
 def _json(fields: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ _NONE = ""
 
 
 class _Sums(Struct):
-    """What is added up for one model and upstream."""
+    """What is added up for one model, upstream and status."""
 
     in_bucket: list[int]
     """Requests by the bucket that their duration falls into, the last without a bound."""
@@ -49,6 +49,15 @@ class _Sums(Struct):
     bytes_out: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+    def add(self, other: _Sums) -> None:
+        """Add another one's sums to these."""
+        self.in_bucket = [a + b for a, b in zip(self.in_bucket, other.in_bucket, strict=True)]
+        self.seconds += other.seconds
+        self.bytes_in += other.bytes_in
+        self.bytes_out += other.bytes_out
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
 
 
 class Metrics:
@@ -61,8 +70,7 @@ class Metrics:
         self._in_flight = 0
         self._crashes = 0
         self._errors: Counter[str] = Counter()
-        self._requests: Counter[tuple[str, str, int]] = Counter()
-        self._sums: dict[tuple[str, str], _Sums] = {}
+        self._sums: dict[tuple[str | None, str | None, int], _Sums] = {}
 
     def pages(self) -> Mapping[str, Page]:
         """The page by its path."""
@@ -75,13 +83,12 @@ class Metrics:
     def ended(self, record: AccessRecord) -> None:
         """Count it out, under its model, upstream and status."""
         self._in_flight -= 1
-        model, upstream = record.model or _NONE, record.upstream or _NONE
-        self._requests[model, upstream, record.status] += 1
+        key = (record.model, record.upstream, record.status)
+        sums = self._sums.get(key)
+        if sums is None:
+            sums = self._sums[key] = _Sums([0] * len(_BOUNDS))
         if record.code is not None:
             self._errors[record.code] += 1
-        sums = self._sums.get((model, upstream))
-        if sums is None:
-            sums = self._sums[model, upstream] = _Sums([0] * len(_BOUNDS))
         seconds = record.duration_ms / 1000
         sums.in_bucket[bisect_left(_BUCKETS_S, seconds)] += 1
         sums.seconds += seconds
@@ -103,8 +110,9 @@ class Metrics:
         requests = CounterMetricFamily(
             "keyhole_requests", "Requests that have ended.", labels=(*_NAMES, "status")
         )
-        for (model, upstream, status), count in self._requests.items():
-            requests.add_metric((model, upstream, str(status)), count)
+        for (model, upstream, status), sums in self._sums.items():
+            labels = (model or _NONE, upstream or _NONE, str(status))
+            requests.add_metric(labels, sum(sums.in_bucket))
         errors = CounterMetricFamily(
             "keyhole_errors", "Requests that ended with an error.", labels=("code",)
         )
@@ -135,7 +143,11 @@ class Metrics:
         tokens = CounterMetricFamily(
             "keyhole_tokens", "Tokens, where the upstream said how many.", labels=(*_NAMES, "kind")
         )
-        for pair, sums in self._sums.items():
+        pairs: dict[tuple[str, str], _Sums] = {}
+        for (model, upstream, _), sums in self._sums.items():
+            named = (model or _NONE, upstream or _NONE)
+            pairs.setdefault(named, _Sums([0] * len(_BOUNDS))).add(sums)
+        for pair, sums in pairs.items():
             buckets, total = [], 0
             for bound, count in zip(_BOUNDS, sums.in_bucket, strict=True):
                 total += count
