@@ -24,7 +24,11 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from keyhole.dialects.base import NotThisFormatError, StreamFailedError
+from keyhole.dialects.base import (
+    NotThisFormatError,
+    StreamFailedError,
+    decode_upstream_json,
+)
 from keyhole.dialects.openai.upstream import read_content, read_reason, read_usage_object
 from keyhole.wire.events import Counted, Delta, Event, Finish
 
@@ -134,7 +138,7 @@ def _failure(error: object, data: bytes) -> StreamFailedError:
     said = error if isinstance(error, dict) else {}
     message = error if isinstance(error, str) else said.get("message")
     if not said:
-        said = msgspec.json.decode(data)
+        said = decode_upstream_json(data, dict[str, Any])  # the rest of it was not looked into
     status = next((_status(said[key]) for key in _STATUS_KEYS if _status(said.get(key))), None)
     if status is None:
         kind = said.get("error_type")
@@ -144,7 +148,7 @@ def _failure(error: object, data: bytes) -> StreamFailedError:
 
 def _failure_without_error(data: bytes) -> StreamFailedError | None:
     """The failure of an object that has neither choices nor an error, if it tells one."""
-    said = msgspec.json.decode(data)
+    said = decode_upstream_json(data, dict[str, Any])
     for key in ("message", "detail"):
         if isinstance(said.get(key), str):
             return _failure({**said, "message": said[key]}, data)
@@ -178,16 +182,16 @@ class FrameEditor:
         """The frame as the client gets it; may be nothing."""
         if not self._keeps_usage and b"[]" in frame and _USAGE_ALONE(frame) and _USAGE(frame):
             return b""
-        if self._known and self._known in frame:
-            if self._known == self._replacement:
+        at = frame.find(self._known) if self._known else -1
+        if at < 0:
+            found = _MODEL(frame)
+            if found is None:
                 return frame
-            return frame.replace(self._known, self._replacement, 1)
-        found = _MODEL(frame)
-        if found is None:
+            at, self._known = found.start(), found[0]
+            self._replacement = found[1] + self._new
+        if self._known == self._replacement:
             return frame
-        self._known, key = found[0], found[1]
-        self._replacement = key + self._new
-        return frame.replace(self._known, self._replacement, 1)
+        return frame[:at] + self._replacement + frame[at + len(self._known) :]
 
 
 _MODEL = re.compile(rb'("model"\s*:\s*)"(?:[^"\\]|\\.)*"').search
