@@ -87,9 +87,12 @@ class ClientError(KeyholeError):
         status: int = 400,
         hint: str | None = None,
         allow: tuple[str, ...] = (),
+        param: str | None = None,
     ) -> None:
         super().__init__(code, message, hint=hint)
         self.status = status
+        self.param = param
+        """The field of the body that is at fault, for dialects that say so."""
         self.allow = allow
         """The methods for the `Allow` header of a 405."""
 

@@ -19,6 +19,8 @@ from keyhole.wire.answer import Answer
 from keyhole.wire.call import Call
 from keyhole.wire.http import JSON, UpstreamRequest, UpstreamResponse
 
+EVENT_STREAM = "text/event-stream"
+
 
 class Stream(Struct, frozen=True, kw_only=True):
     """How one call is streamed from one upstream."""
@@ -58,6 +60,14 @@ class Backend(Protocol):
         """
         ...
 
+    def stream(self, call: Call, target: Target, *, max_output_tokens: int | None) -> Stream:
+        """How to stream a call: one request, what reads its answer, and whether to pass it on.
+
+        Raises ClientError as `requests` does, and for a call of several texts (several prompts,
+        or choices of one) that is not in the upstream's own format: they are not interleaved.
+        """
+        ...
+
     def fault(self, call: Call, target: Target, response: UpstreamResponse) -> UpstreamError:
         """What a response that is not a 200 means, in plain words with its culprit."""
         ...
@@ -67,9 +77,9 @@ class Backend(Protocol):
         ...
 
 
-def ask(upstream: Upstream, path: str, body: bytes) -> UpstreamRequest:
+def ask(upstream: Upstream, path: str, body: bytes, *, accept: str = JSON) -> UpstreamRequest:
     """A request with a JSON body; nothing of the client's but what the body holds."""
-    headers = [("content-type", JSON), ("accept", JSON)]
+    headers = [("content-type", JSON), ("accept", accept)]
     if upstream.bill_to is not None:
         headers.append(("x-hf-bill-to", upstream.bill_to))
     return UpstreamRequest(upstream=upstream, path=path, body=body, headers=tuple(headers))

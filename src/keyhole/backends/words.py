@@ -154,7 +154,7 @@ def _holds_prompt(line: str, call: Call) -> bool:
     # Only what may be shown is searched for runs, with room for one that the cut goes through.
     shown = _fold(line[: 2 * MAX_CHARS])
     runs = [shown[at : at + _RUN_CHARS] for at in range(len(shown) - _RUN_CHARS + 1)]
-    for prompt in _strings(call.input):
+    for prompt in _strings([call.input, [message.content for message in call.messages]]):
         if len(prompt) < _MIN_PROMPT_CHARS:
             continue
         flat, folded_prompt = " ".join(prompt.split()), _fold(prompt)

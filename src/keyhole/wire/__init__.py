@@ -4,6 +4,8 @@ http.py     Head and Reply at a door; UpstreamRequest at the other end
 call.py     what a client asked, free of any dialect
 answer.py   what a model answered, whole, free of any dialect
 events.py   the events of a stream
+sse.py      the frames that a stream travels in
+stops.py    a text up to its stop sequence
 records.py  what is told about a request once it is over
 ids.py      the exchange's identity
 """
