@@ -33,7 +33,11 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Modules that their neighbours in the same folder may import.
 SHARED = {
     "dialects.base",
+    "dialects.hf_body",
     "dialects.hf_parameters",
+    "dialects.hf_replies",
+    "dialects.tgi",
+    "dialects.tgi_stream",
     "backends.base",
     "backends.chat",
     "backends.fanout",
