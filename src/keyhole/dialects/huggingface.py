@@ -30,8 +30,8 @@ import msgspec
 from msgspec import Raw
 
 from keyhole.catalog import is_model_name
-from keyhole.dialects.base import decode_upstream_json
-from keyhole.dialects.hf_body import read_body
+from keyhole.dialects.base import decode_json, decode_upstream_json
+from keyhole.dialects.hf_body import EXAMPLE, read_body
 from keyhole.dialects.hf_parameters import full_text, read_stream
 from keyhole.dialects.hf_replies import headers_of, reason_of, status_of
 from keyhole.dialects.tgi import read_reason
@@ -145,6 +145,7 @@ class HuggingFaceDialect:
         """Read the model from the path, and `inputs`, `parameters`, `options` and `stream`."""
         model = _model(head.path)
         if body[:1] in (b'"', b"["):
+            decode_json(body, example=EXAMPLE)
             body = b'{"inputs":%b}' % body
         asked = read_body(body, fields=_FIELDS)
         if not isinstance(asked.inputs, str | list):

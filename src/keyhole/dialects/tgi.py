@@ -329,14 +329,10 @@ def encode_original(original: Original, more: dict[str, Any]) -> bytes:
     return msgspec.json.encode(fields)
 
 
-def decode_response(body: bytes) -> str:
-    """The text of a good answer; raises NotThisFormatError."""
-    return decode_upstream_json(body, _Generated).generated_text
-
-
-def decode_reason(body: bytes) -> Reason | None:
-    """Why the text of a good answer ended, if it has details that say; raises the same."""
-    return read_reason(decode_upstream_json(body, _Generated).details)
+def decode_response(body: bytes) -> tuple[str, Reason | None]:
+    """The text of a good answer, and why it ended if it tells; raises NotThisFormatError."""
+    answer = decode_upstream_json(body, _Generated)
+    return answer.generated_text, read_reason(answer.details)
 
 
 def read_reason(details: object) -> Reason | None:
