@@ -130,7 +130,7 @@ def test_no_module_imports_upwards_or_sideways() -> None:
         ("dialects.generate", "from keyhole.dialects.openai import x"),
         ("dialects.generate", "from keyhole.dialects import openai"),
         ("dialects.generate", "from keyhole.dialects.openai.upstream import x"),
-        ("dialects.openai.upstream", "from keyhole.dialects.tgi import x"),
+        ("dialects.openai.upstream", "from keyhole.dialects.huggingface import x"),
         ("backends.tgi", "from keyhole.backends.openai import OpenAi"),
         ("backends.tgi", "from keyhole.policy.routing import plan"),
         ("engine.app", "from keyhole.server.app import AsgiDoor"),

@@ -28,6 +28,9 @@ _UPSTREAM: Mapping[Code, int] = {
 }
 """All others are 502."""
 
+LOADING_S = 20
+"""What the hosted API estimated of nearly every model, whatever its size."""
+
 _REQUESTS_OWN = frozenset({400, 413, 415, 422})
 
 
@@ -59,8 +62,12 @@ def headers_of(error: KeyholeError) -> list[tuple[str, str]]:
         ("x-error-code", error.code),
         ("x-error-message", error.explained),
     ]
-    if isinstance(error, UpstreamError) and error.retry_after is not None:
-        headers.append(("retry-after", error.retry_after))
+    if isinstance(error, UpstreamError):
+        after = error.retry_after
+        if after is None and error.code == Code.UPSTREAM_LOADING:
+            after = str(LOADING_S)
+        if after is not None:
+            headers.append(("retry-after", after))
     if isinstance(error, ClientError) and error.allow:
         headers.append(("allow", ", ".join(error.allow)))
     return headers

@@ -33,7 +33,7 @@ from keyhole.catalog import is_model_name
 from keyhole.dialects.base import decode_json, decode_upstream_json
 from keyhole.dialects.hf_body import EXAMPLE, read_body
 from keyhole.dialects.hf_parameters import full_text, read_stream
-from keyhole.dialects.hf_replies import headers_of, reason_of, status_of
+from keyhole.dialects.hf_replies import LOADING_S, headers_of, reason_of, status_of
 from keyhole.dialects.tgi import read_reason
 from keyhole.dialects.tgi_stream import TgiWriter, make_details
 from keyhole.errors import ClientError, Code, KeyholeError, UpstreamError
@@ -49,8 +49,6 @@ Texts = tuple[tuple[str, ...], ...]
 _PREFIXES = ("/models/", "/hf-inference/models/")
 _FIELDS = frozenset({"inputs", "parameters", "options", "stream", "model"})
 _OPTION_HEADERS = (("use_cache", b"x-use-cache"), ("wait_for_model", b"x-wait-for-model"))
-_ESTIMATED_TIME_S = 20.0
-"""What that API said of nearly every model, whatever its size."""
 
 
 # The client's half
@@ -186,17 +184,13 @@ class HuggingFaceDialect:
     def refuse(self, error: KeyholeError, request_id: str) -> Reply:  # noqa: ARG002
         """{"error": TEXT}, with `estimated_time` or `warnings` where that API had them."""
         body: dict[str, Any] = {"error": _words(error)}
-        headers = headers_of(error)
         if error.code == Code.UPSTREAM_LOADING and isinstance(error, UpstreamError):
             told = error.retry_after or ""
-            seconds = float(told) if told.isdigit() else _ESTIMATED_TIME_S
-            body["estimated_time"] = seconds
-            if not told:
-                headers.append(("retry-after", str(int(seconds))))
+            body["estimated_time"] = float(told if told.isdigit() else LOADING_S)
         elif error.code == Code.UPSTREAM_ERROR:
             body["warnings"] = [f"There was an inference error: {error.message}"]
         status = status_of(error, invalid=400)
-        return Reply(status=status, headers=headers, body=msgspec.json.encode(body))
+        return Reply(status=status, headers=headers_of(error), body=msgspec.json.encode(body))
 
 
 def _model(path: str) -> str:
