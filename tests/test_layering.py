@@ -33,7 +33,11 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Modules that their neighbours in the same folder may import.
 SHARED = {
     "dialects.base",
+    "dialects.hf_body",
     "dialects.hf_parameters",
+    "dialects.hf_replies",
+    "dialects.tgi",
+    "dialects.tgi_stream",
     "backends.base",
     "backends.chat",
     "backends.fanout",
@@ -126,7 +130,7 @@ def test_no_module_imports_upwards_or_sideways() -> None:
         ("dialects.generate", "from keyhole.dialects.openai import x"),
         ("dialects.generate", "from keyhole.dialects import openai"),
         ("dialects.generate", "from keyhole.dialects.openai.upstream import x"),
-        ("dialects.openai.upstream", "from keyhole.dialects.tgi import x"),
+        ("dialects.openai.upstream", "from keyhole.dialects.huggingface import x"),
         ("backends.tgi", "from keyhole.backends.openai import OpenAi"),
         ("backends.tgi", "from keyhole.policy.routing import plan"),
         ("engine.app", "from keyhole.server.app import AsgiDoor"),

@@ -64,11 +64,15 @@ class Code(StrEnum):
 class KeyholeError(Exception):
     """The root: a code, a message for people, and optionally a hint of what to do."""
 
-    def __init__(self, code: Code, message: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, code: Code, message: str, *, hint: str | None = None, model: str | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.hint = hint
+        self.model = model
+        """The model that it is about, for dialects that name it; None where it is about none."""
 
     @property
     def explained(self) -> str:
@@ -88,8 +92,9 @@ class ClientError(KeyholeError):
         hint: str | None = None,
         allow: tuple[str, ...] = (),
         param: str | None = None,
+        model: str | None = None,
     ) -> None:
-        super().__init__(code, message, hint=hint)
+        super().__init__(code, message, hint=hint, model=model)
         self.status = status
         self.param = param
         """The field of the body that is at fault, for dialects that say so."""
@@ -108,8 +113,9 @@ class UpstreamError(KeyholeError):
         hint: str | None = None,
         upstream_status: int | None = None,
         retry_after: str | None = None,
+        model: str | None = None,
     ) -> None:
-        super().__init__(code, message, hint=hint)
+        super().__init__(code, message, hint=hint, model=model)
         self.upstream_status = upstream_status
         """The status that the upstream answered with; None if it never answered."""
         self.retry_after = retry_after

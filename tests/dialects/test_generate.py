@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from keyhole.dialects.generate import MISSING_INPUT, UPSTREAM_FAILED, GenerateDialect
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
-from keyhole.wire.answer import Answer, Stamp
+from keyhole.wire.answer import Answer, Stamp, Usage
 from keyhole.wire.call import Call, Parameters
+from keyhole.wire.events import Counted, Delta, Event, Finish
 from keyhole.wire.http import Head
 
 GENERATE = GenerateDialect()
@@ -139,6 +140,61 @@ class TestEncode:
         body = GENERATE.encode(call, Answer(texts=(("1",), ("2",))), STAMP)
         assert json.loads(body) == [[{"generated_text": "a1"}], [{"generated_text": "b2"}]]
         assert json.loads(GENERATE.encode(decode({"input": []}), Answer(texts=()), STAMP)) == []
+
+
+def streamed(call: Call, events: list[Event], *, is_chat: bool = False) -> list[Any]:
+    writer = GENERATE.stream(call, STAMP, is_chat=is_chat)
+    stream = b"".join(map(writer.write, events)) + writer.end()
+    return [json.loads(frame.removeprefix(b"data: ")) for frame in stream.split(b"\n\n")[:-1]]
+
+
+class TestStream:
+    @pytest.mark.parametrize(("stream", "streams"), [(True, True), (False, False), (None, False)])
+    def test_it_streams_if_told_to(self, stream: bool | None, streams: bool) -> None:
+        assert decode({"input": "x", "stream": stream}).wants_stream is streams
+
+    @pytest.mark.parametrize("stream", ["true", 1, 0, [], {}])
+    def test_what_is_no_boolean_is_refused(self, stream: Any) -> None:
+        body = json.dumps({"input": "x", "stream": stream}).encode()
+        assert refusal(body).code == Code.INVALID_PARAMETER
+
+    def test_only_one_text_is_streamed(self) -> None:
+        assert refusal(b'{"input":["x"],"stream":true}').code == Code.INVALID_INPUT
+        several = b'{"input":"x","stream":true,"parameters":{"num_return_sequences":2}}'
+        assert refusal(several).code == Code.INVALID_PARAMETER
+
+    def test_each_piece_is_a_frame_and_the_whole_text_is_the_last(self) -> None:
+        events = [Delta(" up"), Delta(""), Delta("on"), Finish("eos"), Counted(Usage(1, 2))]
+        assert streamed(decode({"input": "Once", "stream": True}), events) == [
+            {"text": " up"},
+            {"text": "on"},
+            {
+                "done": True,
+                "generated_text": "Once upon",
+                "usage": {"prompt_tokens": 1, "completion_tokens": 2},
+            },
+        ]
+
+    @pytest.mark.parametrize(
+        ("return_full_text", "is_chat", "text"),
+        [(None, True, "x"), (False, False, "x"), (True, True, "Oncex")],
+    )
+    def test_the_prompt_stands_in_front_as_in_an_answer_that_is_whole(
+        self, return_full_text: bool | None, is_chat: bool, text: str
+    ) -> None:
+        call = decode({"input": "Once", "parameters": {"return_full_text": return_full_text}})
+        (last,) = streamed(call, [Finish("stop", 0, "x")], is_chat=is_chat)
+        assert last == {"done": True, "generated_text": text, "usage": None}
+
+    def test_a_stream_that_breaks_ends_with_the_error(self) -> None:
+        writer = GENERATE.stream(decode({"input": "x", "stream": True}), STAMP, is_chat=False)
+        broken = writer.fail(UpstreamError(Code.UPSTREAM_ERROR, "It failed."))
+        assert json.loads(broken.removeprefix(b"data: ")) == {
+            "error": UPSTREAM_FAILED,
+            "detail": "It failed.",
+            "code": "upstream_error",
+            "request_id": "r",
+        }
 
 
 class TestRefuse:

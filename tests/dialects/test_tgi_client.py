@@ -58,7 +58,7 @@ def test_a_tgi_server_takes_whatever_is_sent_and_samples_when_it_should(wished: 
 )
 def test_only_a_generated_text_is_an_answer(body: bytes, text: str | None) -> None:
     if text is not None:
-        assert tgi.decode_response(body) == text
+        assert tgi.decode_response(body) == (text, None)
         return
     with pytest.raises(NotThisFormatError):
         tgi.decode_response(body)
@@ -68,7 +68,7 @@ def test_only_a_generated_text_is_an_answer(body: bytes, text: str | None) -> No
 def test_what_a_tgi_server_answers_is_read_back(text: str) -> None:
     body = tgi.encode_response(tgi.GenerateResponse(generated_text=text))
 
-    assert tgi.decode_response(body) == text
+    assert tgi.decode_response(body) == (text, None)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from keyhole.backends.words import Said, is_page, listen, repeatable
 from keyhole.catalog import Target, Upstream
+from keyhole.dialects.base import StreamFailedError
 from keyhole.errors import Code, UpstreamError
 from keyhole.wire.call import Call
 from keyhole.wire.http import UpstreamResponse
@@ -49,6 +50,8 @@ class _Case(Struct, frozen=True):
     target: Target
     response: UpstreamResponse
     said: Said
+    streamed: StreamFailedError | None = None
+    """The failure in its stream that the response stands for."""
 
     @property
     def is_hugging_face(self) -> bool:
@@ -67,7 +70,7 @@ class _Case(Struct, frozen=True):
         self, code: Code, what: str, *, hint: str | None = None, is_quoting: bool = False
     ) -> UpstreamError:
         """CULPRIT WHAT (STATUS), with the upstream's own words where they may be repeated."""
-        message = f"{culprit(self.target.upstream)} {what} ({self.response.status})"
+        message = f"{culprit(self.target.upstream)} {what} ({self._where()})"
         words = self.said.words if is_quoting else ""
         if words.strip().rstrip(".").lower() not in {"", *_TRIVIAL}:
             quote = repeatable(words, self.call, self.target.upstream.secret)
@@ -82,7 +85,14 @@ class _Case(Struct, frozen=True):
             hint=hint,
             upstream_status=self.response.status,
             retry_after=self._retry_after(),
+            model=self.call.model or self.target.model,
         )
+
+    def _where(self) -> str:
+        if self.streamed is None:
+            return str(self.response.status)
+        status = self.streamed.status
+        return "in its stream" if status is None else f"{status} in its stream"
 
     def _retry_after(self) -> str | None:
         if self.response.status != 429 and self.response.status < 500:
@@ -106,6 +116,40 @@ def explain(call: Call, target: Target, response: UpstreamResponse) -> UpstreamE
     """What a response that is not a 200 means; never raises."""
     case = _Case(call, target, response, listen(response))
     return (_by_sign(case) or _BY_STATUS.get(response.status, _other))(case)
+
+
+def stream_failed(call: Call, target: Target, error: StreamFailedError) -> UpstreamError:
+    """What an error means that is told in a good (200) stream; never raises.
+
+    It is read as the response that it would have been before the stream began; one that names
+    no status as a 500.
+    """
+    status = 500 if error.status is None else error.status
+    body = msgspec.json.encode({"error": error.message})
+    response = UpstreamResponse(status=status, headers={}, body=body)
+    case = _Case(call, target, response, listen(response), error)
+    return (_by_sign(case) or _BY_STATUS.get(status, _other))(case)
+
+
+def bad_frame(target: Target) -> UpstreamError:
+    """What it means that a frame is not what this kind of upstream should send."""
+    upstream = target.upstream
+    return UpstreamError(
+        Code.UPSTREAM_NOT_JSON,
+        f"{culprit(upstream)} sent a stream that is not what its kind of server sends.",
+        hint=f"Check kind and url in [upstream.{upstream.name}].",
+        upstream_status=200,
+    )
+
+
+def broken_off(target: Target) -> UpstreamError:
+    """What it means that a stream ends before the frame that tells its end."""
+    return UpstreamError(
+        Code.UPSTREAM_UNREACHABLE,
+        f"{culprit(target.upstream)} ended its stream before the answer was complete.",
+        hint="It, or a proxy in front of it, has broken off.",
+        upstream_status=200,
+    )
 
 
 def bad_answer(target: Target, response: UpstreamResponse) -> UpstreamError:

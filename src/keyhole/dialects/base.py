@@ -28,6 +28,8 @@ class ClientDialect(Protocol):
     name: str
     paths: frozenset[str]
     """The paths that take a POST in this dialect."""
+    prefixes: tuple[str, ...]
+    """Paths below which every path takes one too, each with its slash; empty for none."""
     first_byte_timeout_s: float
     """How long its clients wait for an upstream when the route does not say."""
 
@@ -37,6 +39,10 @@ class ClientDialect(Protocol):
 
     def encode(self, call: Call, answer: Answer, stamp: Stamp) -> bytes:
         """The whole answer, as this dialect's clients expect it."""
+        ...
+
+    def stream(self, call: Call, stamp: Stamp, *, is_chat: bool) -> EventWriter:
+        """What writes the answer to a call that wants a stream; `is_chat` as in Answer."""
         ...
 
     def refuse(self, error: KeyholeError, request_id: str) -> Reply:
@@ -93,7 +99,7 @@ class NotThisFormatError(Exception):
     """An upstream's bytes are not what its dialect says; the message holds none of them."""
 
 
-def decode_json(body: bytes) -> Any:
+def decode_json(body: bytes, *, example: str = '{"input": "Once upon a time"}') -> Any:
     """The value of a client's JSON body; raises ClientError with the place, never the text."""
     try:
         return msgspec.json.decode(body)
@@ -102,7 +108,7 @@ def decode_json(body: bytes) -> Any:
         raise ClientError(
             Code.INVALID_JSON,
             f"The body is not valid JSON: {where}.",
-            hint='Send an object such as {"input": "Once upon a time"} in UTF-8.',
+            hint=f"Send an object such as {example} in UTF-8.",
         ) from None
 
 

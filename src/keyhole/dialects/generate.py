@@ -2,7 +2,11 @@
 
 Its promises are kept to the letter but for the table in docs/from-the-flask-script.md: two
 texts that clients match on (`MISSING_INPUT`, `UPSTREAM_FAILED`), 400 for a request without
-`input`, 502 for whatever goes wrong upstream, 20 seconds of patience. It does not stream.
+`input`, 502 for whatever goes wrong upstream, 20 seconds of patience.
+
+What the script had not is a stream: with "stream": true the answer comes as server-sent events,
+{"text": PIECE} for each piece, then {"done": true, "generated_text": TEXT, "usage": COUNTS or
+null}. A stream that breaks ends with the error in place of the last of them.
 """
 
 from __future__ import annotations
@@ -13,11 +17,13 @@ import msgspec
 
 from keyhole.catalog import is_model_name
 from keyhole.dialects.base import decode_json
-from keyhole.dialects.hf_parameters import read_parameters
+from keyhole.dialects.hf_parameters import full_text, read_parameters, read_stream
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
-from keyhole.wire.answer import Answer, Stamp
+from keyhole.wire.answer import Answer, Stamp, Usage
 from keyhole.wire.call import Call
+from keyhole.wire.events import Delta, Event, Finish
 from keyhole.wire.http import JSON, Head, Reply
+from keyhole.wire.sse import frame
 
 MISSING_INPUT = "Invalid request. 'input' key is required."
 VERBATIM = "huggingface"
@@ -30,20 +36,25 @@ class GenerateDialect:
 
     name = "generate"
     paths = frozenset({"/generate"})
+    prefixes: tuple[str, ...] = ()
     first_byte_timeout_s = 20.0
 
     def decode(self, head: Head, body: bytes) -> Call:  # noqa: ARG002  # the path says nothing
-        """Read `input`, `model` and `parameters`; every other name is ignored, as it was."""
+        """Read `input`, `model`, `parameters` and `stream`; other names are ignored, as ever."""
         value = decode_json(body)
         if not isinstance(value, dict) or "input" not in value:
             raise ClientError(Code.MISSING_INPUT, MISSING_INPUT)
         wanted = value["input"]
         if not isinstance(wanted, (str, list)):
             raise ClientError(Code.INVALID_INPUT, "'input' must be a string or a list.", hint=None)
+        parameters = read_parameters(value.get("parameters"))
+        wants_stream = read_stream(value.get("stream"), wanted, parameters)
         return Call(
             model=_model_name(value.get("model")),
             input=wanted,
-            parameters=read_parameters(value.get("parameters")),
+            parameters=parameters,
+            wants_stream=wants_stream,
+            wants_usage=wants_stream,
         )
 
     def encode(self, call: Call, answer: Answer, stamp: Stamp) -> bytes:  # noqa: ARG002
@@ -55,19 +66,24 @@ class GenerateDialect:
             return answer.verbatim
         prompts = call.input if isinstance(call.input, list) else [call.input]
         rows = [
-            [{"generated_text": _full_text(call, answer, prompt, text)} for text in texts]
+            [
+                {"generated_text": full_text(call, prompt, text, is_chat=answer.is_chat)}
+                for text in texts
+            ]
             for prompt, texts in zip(prompts, answer.texts, strict=True)
         ]
         return msgspec.json.encode(rows if isinstance(call.input, list) else rows[0])
 
+    def stream(self, call: Call, stamp: Stamp, *, is_chat: bool) -> GenerateWriter:
+        """The texts as they come, then the whole of them."""
+        return GenerateWriter(call, stamp.request_id, is_chat=is_chat)
+
     def refuse(self, error: KeyholeError, request_id: str) -> Reply:
         """{"error": TEXT, "code": SLUG, "request_id": ID}, with `detail` for an upstream's."""
         headers = [("content-type", JSON)]
-        body: dict[str, Any] = {"error": error.explained}
         match error:
             case UpstreamError():
                 status = 502
-                body = {"error": UPSTREAM_FAILED, "detail": error.explained}
                 if error.retry_after is not None:
                     headers.append(("retry-after", error.retry_after))
             case ClientError():
@@ -78,8 +94,52 @@ class GenerateDialect:
                 status = error.status
             case _:
                 status = 500
-        body |= {"code": error.code, "request_id": request_id}
-        return Reply(status=status, headers=headers, body=msgspec.json.encode(body))
+        return Reply(status=status, headers=headers, body=_error(error, request_id))
+
+
+class GenerateWriter:
+    """Writes one stream of this dialect."""
+
+    heartbeat = b":\n\n"
+
+    def __init__(self, call: Call, request_id: str, *, is_chat: bool) -> None:
+        self._call = call
+        self._request_id = request_id
+        self._is_chat = is_chat
+        self._texts: list[str] = []
+        self._full_text: str | None = None
+        self._usage: Usage | None = None
+
+    def write(self, event: Event) -> bytes:
+        """A frame for each piece that is not empty."""
+        if isinstance(event, Delta):
+            if event.text and event.choice == 0:
+                self._texts.append(event.text)
+                return frame(msgspec.json.encode({"text": event.text}))
+        elif isinstance(event, Finish):
+            if event.choice == 0:
+                self._full_text = event.full_text
+        else:
+            self._usage = event.usage
+        return b""
+
+    def end(self) -> bytes:
+        """The whole text, with its prompt in front where an answer that is whole has it."""
+        text = "".join(self._texts) if self._full_text is None else self._full_text
+        whole = full_text(self._call, str(self._call.input), text, is_chat=self._is_chat)
+        done = {"done": True, "generated_text": whole, "usage": self._usage}
+        return frame(msgspec.json.encode(done))
+
+    def fail(self, error: KeyholeError) -> bytes:
+        """What a refusal has for its body."""
+        return frame(_error(error, self._request_id))
+
+
+def _error(error: KeyholeError, request_id: str) -> bytes:
+    body: dict[str, Any] = {"error": error.explained}
+    if isinstance(error, UpstreamError):
+        body = {"error": UPSTREAM_FAILED, "detail": error.explained}
+    return msgspec.json.encode(body | {"code": error.code, "request_id": request_id})
 
 
 def _model_name(raw: object) -> str | None:
@@ -92,13 +152,3 @@ def _model_name(raw: object) -> str | None:
             hint="A name looks like 'gpt2', 'owner/name' or 'owner/name:provider'.",
         )
     return raw
-
-
-def _full_text(call: Call, answer: Answer, prompt: str, text: str) -> str:
-    """The text with its prompt in front, which the hosted API did unless told otherwise.
-
-    A chat model answers a prompt instead of continuing it, so there the prompt is left out
-    unless it was asked for, as the hosted API did for models that answer.
-    """
-    wanted = call.parameters.return_full_text
-    return prompt + text if (wanted is None and not answer.is_chat) or wanted else text

@@ -1,5 +1,9 @@
 """The `parameters` object under the Hugging Face names, checked; what no name covers is refused.
 
+Shared by the dialects that use those names, with what else they have in common: the prompt in
+front of its text, and which calls can be streamed. What the TGI and the hosted API's formats
+say beyond these names is in `hf_body`.
+
 Ranges are those that the hosted Inference API documented and enforced in 2022 (hub-docs
 99e4e05a, api-inference-community 2fd0029), less the ones that no upstream could honour:
 top_p and repetition_penalty of 0 are refused, and max_new_tokens has no upper bound of its own.
@@ -15,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from keyhole.errors import ClientError, Code
-from keyhole.wire.call import Parameters
+from keyhole.wire.call import Call, Parameters
 
 MAX_STOP_STRINGS = 16
 
@@ -60,6 +64,37 @@ def read_parameters(raw: object) -> Parameters:
     return Parameters(**{name: getattr(checked, name) for name in NAMES})
 
 
+def full_text(call: Call, prompt: str, text: str, *, is_chat: bool) -> str:
+    """The text with its prompt in front, which the hosted API did unless told otherwise.
+
+    A chat model answers a prompt instead of continuing it, so there the prompt is left out
+    unless it was asked for, as the hosted API did for models that answer.
+    """
+    wanted = call.parameters.return_full_text
+    return prompt + text if (wanted is None and not is_chat) or wanted else text
+
+
+def read_stream(raw: object, wanted: object, parameters: Parameters) -> bool:
+    """Whether a `stream` value asks for a stream; raises ClientError, too if there can be none."""
+    if not isinstance(raw, bool | None):
+        raise ClientError(
+            Code.INVALID_PARAMETER, f"'stream' must be true or false, not {_kind(raw)}."
+        )
+    if raw and not isinstance(wanted, str):
+        raise ClientError(
+            Code.INVALID_INPUT,
+            "A stream answers one text, and the input is a list.",
+            hint="Send the texts one by one.",
+        )
+    if raw and (parameters.num_return_sequences or 1) > 1:
+        raise ClientError(
+            Code.INVALID_PARAMETER,
+            f"A stream is of one text: 'num_return_sequences' in 'parameters' is"
+            f" {parameters.num_return_sequences}.",
+        )
+    return bool(raw)
+
+
 def _refuse_unknown(raw: Mapping[str, Any]) -> None:
     unknown = sorted(name for name in raw if name not in NAMES)
     if not unknown:
@@ -94,4 +129,5 @@ def _shorten(name: str) -> str:
 
 def _kind(value: object) -> str:
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a string"}
+    names |= {dict: "an object", type(None): "null"}
     return names.get(type(value), "a list")

@@ -1,6 +1,7 @@
 """text-generation-inference's wire format: what `/generate` takes, answers and refuses with.
 
 It neither generates nor connects: bytes to values and back, and the limits that TGI checks.
+Streams are in `tgi_stream`; how TGI's clients are answered by Keyhole is in `tgi_client`.
 
 Facts (huggingface/text-generation-inference, router/src at db931fcf, 2026-01-08):
 - Leave `parameters` out and sampling is on; send `parameters: {}` and it is off. Whatever a
@@ -17,11 +18,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from keyhole.dialects.base import decode_upstream_json, read_usage
 from keyhole.wire.answer import Usage
+from keyhole.wire.call import Original
 from keyhole.wire.call import Parameters as HfParameters
+from keyhole.wire.events import Reason
 
 JSON = "application/json"
 PLAIN = "text/plain; charset=utf-8"
@@ -257,15 +260,32 @@ def _is_no_fraction(value: float | None) -> bool:
 
 # The client's half
 
+BEYOND = frozenset(
+    {
+        *("adapter_id", "best_of", "decoder_input_details", "frequency_penalty", "grammar"),
+        *("top_n_tokens", "truncate", "typical_p", "watermark"),
+    }
+)
+"""The parameters that TGI takes beyond the Hugging Face names."""
+
+_REASONS: Mapping[str, Reason] = {
+    "length": "length",
+    "eos_token": "eos",
+    "stop_sequence": "stop",
+}
+
 
 class _Generated(Struct, frozen=True):
     """What every version answers with; more is not read, so that more may differ."""
 
     generated_text: str
+    details: Any = None
 
 
-def encode_request(prompt: str, wanted: HfParameters) -> bytes:
-    """The body of `POST /generate` for one text.
+def encode_request(
+    prompt: str, wanted: HfParameters, *, more: Mapping[str, Any] | None = None
+) -> bytes:
+    """The body of `POST /generate` for one text; `more` are parameters of this format alone.
 
     Nothing of `parameters` is sent when nothing was wanted, for an empty object would turn
     sampling off; otherwise `do_sample` is always said, true unless greedy decoding is wanted,
@@ -286,15 +306,41 @@ def encode_request(prompt: str, wanted: HfParameters) -> bytes:
             "seed": wanted.seed,
         }
     named = {name: value for name, value in parameters.items() if value is not None}
+    named |= more or {}
     if not named and not wanted.is_greedy:
         return msgspec.json.encode({"inputs": prompt})
     named["do_sample"] = not wanted.is_greedy
     return msgspec.json.encode({"inputs": prompt, "parameters": named})
 
 
-def decode_response(body: bytes) -> str:
-    """The text of a good answer; raises NotThisFormatError."""
-    return decode_upstream_json(body, _Generated).generated_text
+def encode_original(original: Original, more: dict[str, Any]) -> bytes:
+    """The body of a request in this format as its client sent it, but for some parameters.
+
+    `stream` is left out, for the path says it. A request without `parameters` samples, so the
+    ones that it is given here say so.
+    """
+    fields: dict[str, Any] = {
+        name: value for name, value in original.fields.items() if name != "stream"
+    }
+    if more:
+        raw = original.fields.get("parameters", b"null")
+        given: dict[str, Any] | None = msgspec.json.decode(raw, type=dict[str, Raw] | None)
+        fields["parameters"] = {"do_sample": True} | more if given is None else given | more
+    return msgspec.json.encode(fields)
+
+
+def decode_response(body: bytes) -> tuple[str, Reason | None]:
+    """The text of a good answer, and why it ended if it tells; raises NotThisFormatError."""
+    answer = decode_upstream_json(body, _Generated)
+    return answer.generated_text, read_reason(answer.details)
+
+
+def read_reason(details: object) -> Reason | None:
+    """Why a text ended, from its details; None where they do not say."""
+    if not isinstance(details, dict) or "finish_reason" not in details:
+        return None
+    told = details["finish_reason"]
+    return _REASONS.get(told, "stop") if isinstance(told, str) else None
 
 
 def read_usage_headers(headers: Mapping[str, str]) -> Usage | None:

@@ -39,6 +39,7 @@ def find_route(catalog: Catalog, model: str | None) -> Route:
             f"No route serves the model '{model or DEFAULT_ROUTE}'.",
             status=404,
             hint=_names(catalog),
+            model=model,
         )
     return route
 

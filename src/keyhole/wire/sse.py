@@ -26,6 +26,11 @@ _LONGEST_BEGINNING = 2
 
 _SPACE = 0x20
 _BOM = b"\xef\xbb\xbf"
+_ENDS_OF_LINES = (
+    (b"\xc2\x85", b"\\u0085"),
+    (b"\xe2\x80\xa8", b"\\u2028"),
+    (b"\xe2\x80\xa9", b"\\u2029"),
+)
 
 
 class Frame(Struct, frozen=True, gc=False):
@@ -123,7 +128,14 @@ class SseReader:
 
 
 def frame(data: bytes) -> bytes:
-    """A frame that holds the data, which is one line."""
+    """A frame that holds the data, which is JSON on one line.
+
+    huggingface_hub (2.4.0, through httpx2) takes U+0085, U+2028 and U+2029 for the ends of
+    lines, as str.splitlines does, and JSON leaves them as they are: here they are escaped.
+    """
+    if b"\xe2\x80" in data or b"\xc2\x85" in data:
+        for char, escape in _ENDS_OF_LINES:
+            data = data.replace(char, escape)
     return b"data: %b\n\n" % data
 
 
