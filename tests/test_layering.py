@@ -21,6 +21,7 @@ LAYERS = (
     ("dialects",),
     ("backends", "policy"),
     ("ports",),
+    ("relay",),
     ("exchange", "config", "io"),
     ("server", "engine"),
     ("listening", "supervisor", "greeting", "pull"),

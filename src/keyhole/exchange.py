@@ -2,28 +2,34 @@
 
 A door turns its own world into a Head and a body, and a Reply back. The order is fixed: from
 the head alone, which place, may this caller come in; then the body: decode, find the route,
-plan the targets, send, translate. It holds no sockets and knows no concrete class; the parts
-come as arguments (`main` names them). It does not stream yet, keeps no accounts and checks no
-keys: those steps will stand between these.
+plan the targets, send, translate. A stream's reply begins with its first frame, and `relay` does
+the rest. It holds no sockets and knows no concrete class; the parts come as arguments (`main`
+names them). It keeps no accounts and checks no keys: those steps will stand between these.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar, cast
 
 from msgspec import Struct
 
-from keyhole.backends.base import Backend
+from keyhole.backends.base import EVENT_STREAM, Backend
+from keyhole.backends.faults import echoed_secret
 from keyhole.catalog import Access, Catalog, Route, Target
+from keyhole.dialects.base import ClientDialect
 from keyhole.eager import be_a_task
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
 from keyhole.policy.access import check_caller, cors_headers, preflight_headers
 from keyhole.policy.paths import Paths, Place, check_method
 from keyhole.policy.routing import find_route, is_worth_another_target, plan
-from keyhole.ports import Clock, Observer, Transport
+from keyhole.ports import Alarms, Clock, Observer, Transport
+from keyhole.relay import Relay
 from keyhole.wire.answer import Answer, Stamp
 from keyhole.wire.call import Call
+from keyhole.wire.events import Counted, Delta, Event, Finish, Reason
 from keyhole.wire.http import (
     JSON,
     Head,
@@ -36,6 +42,8 @@ from keyhole.wire.ids import sane_request_id, uuid7
 from keyhole.wire.records import CLIENT_GONE, AccessRecord
 
 MAX_HEADER_VALUE_CHARS = 1024
+
+_Got = TypeVar("_Got")
 
 
 class Admission(Struct, kw_only=True):
@@ -50,6 +58,17 @@ class Admission(Struct, kw_only=True):
     """Whether the observers have heard of its end."""
 
 
+class Wish(Struct, frozen=True):
+    """What is known of a call before anybody is asked."""
+
+    call: Call
+    route: Route
+    dialect: ClientDialect
+    record: AccessRecord
+    deadline_s: float
+    """By when the first byte of an answer must have come, on the clock."""
+
+
 class Parts(Struct, frozen=True, kw_only=True):
     """What a Gateway is made of."""
 
@@ -61,7 +80,12 @@ class Parts(Struct, frozen=True, kw_only=True):
     transport: Transport
     clock: Clock
     observer: Observer
+    alarms: Alarms
     max_body_bytes: int
+    max_frame_bytes: int = 1024 * 1024
+    """Of one frame of a stream."""
+    heartbeat_s: float = 15.0
+    """How long a stream may be silent before its client gets a comment; 0 for ever."""
     tells_texts: bool = False
     """Whether the observer is told prompts and answers: only where the operator wants it."""
 
@@ -84,7 +108,7 @@ class Gateway:
             check_method(head, admission.place)
             if head.method == "OPTIONS":
                 return self._end(admission, self._options(admission))
-            if admission.place.page is not None:
+            if admission.place.page is not None and head.method != "POST":
                 return self._end(admission, admission.place.page(head))
             _check_body_headers(head, self._parts.max_body_bytes)
         except KeyholeError as error:
@@ -158,22 +182,19 @@ class Gateway:
         )
 
     async def _serve(self, admission: Admission, body: bytes) -> Reply:
-        dialect, record = admission.place.dialect, admission.record
+        dialect, record = self._dialect(admission, body), admission.record
         call = dialect.decode(admission.head, body)
         self._tell(record, {"asked": call.input})
         route = find_route(self._parts.catalog, call.model)
         record.model = route.name
         patience_s = route.first_byte_timeout_s or dialect.first_byte_timeout_s
-        deadline_s = admission.began_s + patience_s
-        target, answer = await self._try_targets(call, route, deadline_s, record)
+        wish = Wish(call, route, dialect, record, admission.began_s + patience_s)
+        if call.wants_stream:
+            return await self._stream(wish)
+        target, answer = await self._try_targets(wish, self._attempt)
         if answer.usage is not None:
             record.usage = (answer.usage.prompt_tokens, answer.usage.completion_tokens)
-        stamp = Stamp(
-            request_id=record.request_id,
-            unix_s=self._parts.clock.unix_ms() // 1000,
-            model=call.model or route.name,
-        )
-        encoded = dialect.encode(call, answer, stamp)
+        encoded = dialect.encode(call, answer, self._stamp(wish))
         self._tell(record, {"answered": answer.texts})
         return Reply(
             status=200,
@@ -181,42 +202,98 @@ class Gateway:
             body=encoded,
         )
 
+    def _dialect(self, admission: Admission, body: bytes) -> ClientDialect:
+        """The dialect of a body, where two share a path; what is refused is refused in it."""
+        place = admission.place
+        if place.other is not None and place.other.is_meant(body):
+            admission.place = place = place.other.place
+        return place.dialect
+
+    def _stamp(self, wish: Wish) -> Stamp:
+        return Stamp(
+            request_id=wish.record.request_id,
+            unix_s=self._parts.clock.unix_ms() // 1000,
+            model=wish.call.model or wish.route.name,
+        )
+
+    async def _stream(self, wish: Wish) -> Reply:
+        """The head of a stream's reply, once its first frame says that it is a good one."""
+        target, (relay, first) = await self._try_targets(wish, self._open)
+        headers = [
+            ("content-type", EVENT_STREAM),
+            ("cache-control", "no-cache"),
+            ("x-accel-buffering", "no"),  # nginx would collect the stream otherwise
+            ("x-keyhole-model", target.model),
+        ]
+        return Reply(status=200, headers=headers, body=first, stream=relay)
+
+    async def _open(self, wish: Wish, target: Target) -> tuple[Relay | None, bytes]:
+        """One try to stream from one target: what goes on, and the client's first bytes."""
+        parts, call = self._parts, wish.call
+        backend = parts.backends[target.upstream.kind]
+        streaming = backend.stream(call, target, max_output_tokens=wish.route.max_output_tokens)
+        timeouts = self._count_attempt(wish, target)
+        incoming = await parts.transport.open(
+            streaming.request, request_id=wish.record.request_id, timeouts=timeouts
+        )
+        try:
+            is_stream = incoming.headers.get("content-type", "").startswith(EVENT_STREAM)
+            if incoming.status != 200 or not is_stream:
+                body = await incoming.read_all()
+                response = UpstreamResponse(
+                    status=incoming.status, headers=incoming.headers, body=body
+                )
+                answer = self._read_answer(backend, call, target, (response,))
+                return None, self._write_whole(wish, answer)
+            relay = Relay(call, target, streaming, incoming, max_frame_bytes=parts.max_frame_bytes)
+            writer = wish.dialect.stream(call, self._stamp(wish), is_chat=streaming.is_chat)
+            first = await relay.begin(writer)
+        except BaseException:
+            incoming.close()
+            raise
+        return relay, first
+
+    def _write_whole(self, wish: Wish, answer: Answer) -> bytes:
+        """A stream of one piece, for an upstream that answers at once although asked to stream."""
+        writer = wish.dialect.stream(wish.call, self._stamp(wish), is_chat=answer.is_chat)
+        text = answer.texts[0][0] if answer.texts and answer.texts[0] else ""
+        reason = answer.finishes[0][0] if answer.finishes and answer.finishes[0] else "stop"
+        events: list[Event] = [Delta(text), Finish(cast("Reason", reason))]
+        if answer.usage is not None:
+            wish.record.usage = (answer.usage.prompt_tokens, answer.usage.completion_tokens)
+            events.append(Counted(answer.usage))
+        return b"".join([*map(writer.write, events), writer.end()])
+
     async def _try_targets(
-        self, call: Call, route: Route, deadline_s: float, record: AccessRecord
-    ) -> tuple[Target, Answer]:
+        self, wish: Wish, attempt: Callable[[Wish, Target], Awaitable[_Got]]
+    ) -> tuple[Target, _Got]:
         """The first answer among the planned targets, all within one deadline.
 
         A target that cannot be asked this (it takes no top_k, say) is passed over. If none
         answers, the last upstream's failure is told, for it is nearer than what was passed over.
         """
         failure: KeyholeError | None = None
-        for target in plan(route, call.model):
+        for target in plan(wish.route, wish.call.model):
             try:
-                return target, await self._attempt(call, route, target, deadline_s, record)
+                return target, await attempt(wish, target)
             except ClientError as error:
                 failure = failure or error
             except UpstreamError as error:
                 failure = error
-                is_out_of_time = self._parts.clock.monotonic() >= deadline_s
+                is_out_of_time = self._parts.clock.monotonic() >= wish.deadline_s
                 if is_out_of_time or not is_worth_another_target(error):
                     break
         if failure is None:
-            raise GatewayError(Code.INTERNAL_ERROR, f"The route '{route.name}' has no targets.")
+            route = wish.route.name
+            raise GatewayError(Code.INTERNAL_ERROR, f"The route '{route}' has no targets.")
         raise failure
 
-    async def _attempt(
-        self, call: Call, route: Route, target: Target, deadline_s: float, record: AccessRecord
-    ) -> Answer:
+    async def _attempt(self, wish: Wish, target: Target) -> Answer:
         """One try at one target: every request that its backend makes of the call, at once."""
+        call, record = wish.call, wish.record
         backend = self._parts.backends[target.upstream.kind]
-        requests = backend.requests(call, target, max_output_tokens=route.max_output_tokens)
-        record.attempts += 1
-        record.upstream, record.target = target.upstream.name, target.label
-        timeouts = Timeouts(
-            connect_s=target.upstream.connect_timeout_s,
-            first_byte_s=max(deadline_s - self._parts.clock.monotonic(), 0.001),
-            total_s=target.upstream.total_timeout_s,
-        )
+        requests = backend.requests(call, target, max_output_tokens=wish.route.max_output_tokens)
+        timeouts = self._count_attempt(wish, target)
         responses: Sequence[UpstreamResponse]
         if len(requests) == 1:
             send = self._parts.transport.send
@@ -224,10 +301,30 @@ class Gateway:
             responses = (response,)
         else:
             responses = await self._send_all(requests, record.request_id, timeouts)
+        return self._read_answer(backend, call, target, responses)
+
+    def _count_attempt(self, wish: Wish, target: Target) -> Timeouts:
+        """Note that a target is asked; the bounds of asking it."""
+        record, upstream = wish.record, target.upstream
+        record.attempts += 1
+        record.upstream, record.target = upstream.name, target.label
+        return Timeouts(
+            connect_s=upstream.connect_timeout_s,
+            first_byte_s=max(wish.deadline_s - self._parts.clock.monotonic(), 0.001),
+            total_s=upstream.total_timeout_s,
+        )
+
+    def _read_answer(
+        self, backend: Backend, call: Call, target: Target, responses: Sequence[UpstreamResponse]
+    ) -> Answer:
+        """What good responses say; raises UpstreamError for others."""
+        secret = target.upstream.secret
         for response in responses:
             if response.status != 200:
                 raise backend.fault(call, target, response)
-            _refuse_echoed_secret(target, response)
+            if secret is not None and secret.is_in(response.body):
+                # An upstream that repeats the headers it was sent would hand it to clients.
+                raise echoed_secret(target.upstream, response.status)
         return backend.answer(call, target, responses)
 
     async def _send_all(
@@ -265,11 +362,31 @@ class Gateway:
         headers.append(("x-request-id", record.request_id))
         if access.allowed_origins:
             headers += cors_headers(admission.head, access)
-        reply = Reply(status=reply.status, headers=headers, body=reply.body)
+        stream = reply.stream
+        reply = Reply(status=reply.status, headers=headers, body=reply.body, stream=stream)
         record.status = reply.status
-        record.bytes_out = 0 if record.method == "HEAD" else len(reply.body)
-        self._observe_end(admission)
+        if isinstance(stream, Relay):
+            ended = partial(self._end_stream, admission)
+            stream.carry(ended, self._parts.alarms, self._parts.heartbeat_s)
+        else:
+            record.bytes_out = 0 if record.method == "HEAD" else len(reply.body)
+            self._observe_end(admission)
         return reply
+
+    def _end_stream(
+        self, admission: Admission, relay: Relay, error: KeyholeError | None, *, has_left: bool
+    ) -> None:
+        """A stream is over: what is known of it now goes into the record."""
+        record = admission.record
+        record.bytes_out = relay.bytes_out
+        if relay.usage is not None:
+            record.usage = (relay.usage.prompt_tokens, relay.usage.completion_tokens)
+        if error is not None:
+            record.code = error.code
+        if has_left:
+            record.status = CLIENT_GONE
+        if not admission.is_over:
+            self._observe_end(admission)
 
     def _observe_end(self, admission: Admission) -> None:
         record, now_s = admission.record, self._parts.clock.monotonic()
@@ -288,21 +405,6 @@ def _sendable(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
         for name, value in headers
         if value.isascii() and value.isprintable() and len(value) <= MAX_HEADER_VALUE_CHARS
     ]
-
-
-def _refuse_echoed_secret(target: Target, response: UpstreamResponse) -> None:
-    """Raise UpstreamError for an answer that holds the upstream's own secret.
-
-    An upstream that repeats the headers it was sent would otherwise hand the secret to clients.
-    """
-    secret = target.upstream.secret
-    if secret is not None and secret.is_in(response.body):
-        raise UpstreamError(
-            Code.UPSTREAM_ERROR,
-            f"Upstream '{target.upstream.name}' repeated its own secret in the answer.",
-            hint="The answer was withheld. Check what stands at its url.",
-            upstream_status=response.status,
-        )
 
 
 def body_too_large(max_body_bytes: int) -> ClientError:

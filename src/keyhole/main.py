@@ -11,20 +11,33 @@ import contextlib
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Coroutine, Sequence
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from keyhole import __version__
 from keyhole.backends.base import Backend
 from keyhole.backends.hf_inference import HfInference
 from keyhole.backends.huggingface import HuggingFaceRouter
 from keyhole.backends.openai import OpenAi
 from keyhole.backends.tgi import Engine, Tgi
+from keyhole.catalog import DEFAULT_ROUTE, Catalog
 from keyhole.config import Inputs, Settings, engine_socket, load
 from keyhole.dialects.generate import GenerateDialect
+from keyhole.dialects.huggingface import HuggingFaceDialect
+from keyhole.dialects.openai.client import OpenAiDialect, models_page
+from keyhole.dialects.tgi_client import (
+    GENERATE_PATH,
+    TgiDialect,
+    TgiRootDialect,
+    health,
+    info,
+    is_tgi,
+)
 from keyhole.engine.library import Library
 from keyhole.errors import SetupError
 from keyhole.exchange import Gateway, Parts
@@ -32,10 +45,12 @@ from keyhole.io.clock import SystemClock
 from keyhole.io.transport import PooledTransport
 from keyhole.policy.paths import Paths
 from keyhole.ports import Observer, Transport
+from keyhole.server import page as playground
 from keyhole.server.health import Readiness
 from keyhole.server.log import AccessLog, Observers
 from keyhole.server.metrics import Metrics
 from keyhole.supervisor import Command, Say, keep_engine, python_module
+from keyhole.wire.http import Page
 
 _ENGINE_VARIABLES = {"PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH"}
 _ENGINE_PREFIXES = ("LC_", "PYTHON", "OPENBLAS_", "OMP_", "MKL_", "VECLIB_", "COVERAGE_")
@@ -46,6 +61,28 @@ def backends() -> dict[str, Backend]:
     """Every kind of upstream, by kind."""
     kinds: tuple[Backend, ...] = (HfInference(), HuggingFaceRouter(), Tgi(), Engine(), OpenAi())
     return {backend.kind: backend for backend in kinds}
+
+
+def paths(catalog: Catalog, pages: Mapping[str, Page]) -> Paths:
+    """Every path, with what stands there."""
+    generate, tgi, openai = GenerateDialect(), TgiDialect(), OpenAiDialect()
+    models = models_page(catalog, int(time.time()))
+    return Paths(
+        [generate, tgi, TgiRootDialect(), HuggingFaceDialect(), openai],
+        {**pages, **playground.pages(), **tgi_pages(), "/v1/models": models},
+        generate,
+        prefixes={"/v1/models/": models},
+        others={GENERATE_PATH: (is_tgi, tgi)},
+        words={"/v1/": openai},
+    )
+
+
+def tgi_pages() -> dict[str, Page]:
+    """The pages that TGI's clients look for."""
+    return {
+        "/health": lambda _: health(),
+        "/info": lambda _: info(DEFAULT_ROUTE, version=__version__),
+    }
 
 
 def load_settings(
@@ -112,17 +149,16 @@ async def open_runtime(
     """
     metrics, readiness = Metrics(), Readiness()
     log = (AccessLog(settings.log.format, sys.stderr),) if observers is None else observers
-    generate = GenerateDialect()
-    pages = {**readiness.pages(), **metrics.pages()}
     transport = PooledTransport()
     parts = Parts(
         catalog=settings.catalog,
         access=msgspec.structs.replace(settings.access, is_local_only=is_local_only),
-        paths=Paths([generate], pages, generate),
+        paths=paths(settings.catalog, {**readiness.pages(), **metrics.pages()}),
         backends=backends(),
         transport=transport,
         clock=SystemClock(),
         observer=Observers(metrics, *log),
+        alarms=transport.alarms,
         max_body_bytes=settings.max_body_bytes,
         tells_texts=settings.log.texts,
     )

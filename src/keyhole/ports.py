@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from keyhole.errors import KeyholeError
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
 from keyhole.wire.records import AccessRecord
 
@@ -27,11 +28,92 @@ class Transport(Protocol):
         """
         ...
 
+    async def open(
+        self, request: UpstreamRequest, *, request_id: str, timeouts: Timeouts
+    ) -> Incoming:
+        """The same, but return with the head of the answer; the body's total timeout goes on."""
+        ...
+
     async def aclose(self) -> None:
         """Close every connection; no request may follow.
 
         What is under way fails with GatewayError (shutting down).
         """
+        ...
+
+
+class Receiver(Protocol):
+    """Whom a body is pushed to."""
+
+    def piece(self, chunk: bytes) -> None:
+        """Some of it has come; never empty."""
+        ...
+
+    def ended(self, error: KeyholeError | None) -> None:
+        """It has ended, well or with an error; nothing follows."""
+        ...
+
+
+class Incoming(Protocol):
+    """A response whose head is there, and whose body comes.
+
+    Its owner reads it to the end or calls `close`.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+
+    async def read(self) -> bytes:
+        """The next piece; empty at the end. Raises UpstreamError or GatewayError."""
+        ...
+
+    async def read_all(self) -> bytes:
+        """The rest at once; raises as `read` does."""
+        ...
+
+    def relay(self, receiver: Receiver) -> None:
+        """Push what comes from now on, in the call that brings it; maybe before this returns."""
+        ...
+
+    def pause(self) -> None:
+        """Push nothing until `resume`: the upstream is made to wait."""
+        ...
+
+    def resume(self) -> None:
+        """Push again."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is still to come, and push nothing more; nothing where it has ended."""
+        ...
+
+
+class Timed(Protocol):
+    """Who may be late. Both numbers are times of the loop's clock, in seconds."""
+
+    due_s: float
+    """When; its owner sets it, to infinity for no deadline at all."""
+    watched_s: float
+    """When it will be looked at, infinity at first; whoever watches sets it."""
+
+    def expire(self, now_s: float) -> None:
+        """Be told that `due_s` has passed. Must not raise; may set a new `due_s`."""
+        ...
+
+
+class Alarms(Protocol):
+    """Tells whoever is late, up to a twentieth of a second afterwards."""
+
+    def now_s(self) -> float:
+        """The loop's clock."""
+        ...
+
+    def watch(self, timed: Timed) -> None:
+        """Look at it when its `due_s` has come: to be called where that is before `watched_s`."""
+        ...
+
+    def forget(self, timed: Timed) -> None:
+        """Never look at it again, unless it is watched anew."""
         ...
 
 

@@ -30,7 +30,7 @@ async def test_a_body_streams_as_it_comes(transport: PooledTransport) -> None:
         assert state(transport) == "1 active, 0 idle, 0 queued"
         assert [piece async for piece in response] == [b"abc", b"def"]
         assert [piece async for piece in response] == []
-        assert await response.read() == b""
+        assert await response.read_all() == b""
 
 
 @pytest.mark.parametrize("is_read", [False, True])
@@ -41,7 +41,7 @@ async def test_a_stream_that_is_left_early_closes_its_connection(
         request = make_request(make_upstream(standin.url, max_response_bytes=20_000_000))
         async with await transport.open(request, request_id="id", timeouts=TIMEOUTS) as response:
             if is_read:
-                assert await response.read() == b"a" * 10_000_000
+                assert await response.read_all() == b"a" * 10_000_000
         idle = 1 if is_read else 0
         assert state(transport) == f"0 active, {idle} idle, 0 queued"
 

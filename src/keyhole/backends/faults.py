@@ -152,6 +152,16 @@ def broken_off(target: Target) -> UpstreamError:
     )
 
 
+def echoed_secret(upstream: Upstream, status: int) -> UpstreamError:
+    """What it means that an answer holds the upstream's own secret."""
+    return UpstreamError(
+        Code.UPSTREAM_ERROR,
+        f"Upstream '{upstream.name}' repeated its own secret in the answer.",
+        hint="The answer was withheld. Check what stands at its url.",
+        upstream_status=status,
+    )
+
+
 def bad_answer(target: Target, response: UpstreamResponse) -> UpstreamError:
     """What a 200 means whose body is not what this kind of upstream should send."""
     upstream = target.upstream

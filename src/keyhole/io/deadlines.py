@@ -14,23 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Protocol
+
+from keyhole.ports import Timed
 
 TICK_S = 0.05
 NEVER_S = math.inf
-
-
-class Timed(Protocol):
-    """Who may be late. Both numbers are times of the loop's clock, in seconds."""
-
-    due_s: float
-    """When; its owner sets it, to NEVER_S for no deadline at all."""
-    watched_s: float
-    """When the wheel will look at it, NEVER_S at first; the wheel sets it."""
-
-    def expire(self, now_s: float) -> None:
-        """Be told that `due_s` has passed. Must not raise; may set a new `due_s`."""
-        ...
 
 
 class DeadlineWheel:
@@ -45,6 +33,10 @@ class DeadlineWheel:
     def __len__(self) -> int:
         """How many entries are watched."""
         return sum(map(len, self._slots.values()))
+
+    def now_s(self) -> float:
+        """The loop's clock."""
+        return self._loop.time()
 
     def watch(self, timed: Timed) -> None:
         """Look at `timed` when its `due_s` has come: call it where that is before `watched_s`."""

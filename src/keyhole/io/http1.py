@@ -21,6 +21,7 @@ Facts (CPython 3.11 asyncio and uvloop 0.23, November 2026):
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from keyhole.eager import Wakeup
@@ -100,6 +101,7 @@ class Connection(asyncio.Protocol):
             "_response",
             "_wakeup",
         ),
+        *("_on_piece", "_on_end"),
         *("_wants", "_error", "_is_reused", "_is_paused", "_asked_s", "_total_by_s", "_timeouts"),
     )
 
@@ -130,6 +132,9 @@ class Connection(asyncio.Protocol):
         self._wakeup = Wakeup(loop)
         self._wants = _HEAD
         self._error: UpstreamError | GatewayError | StaleError | None = None
+        self._on_piece: Callable[[bytes], None] | None = None
+        self._on_end: Callable[[UpstreamError | GatewayError | StaleError | None], None] | None
+        self._on_end = None
         self._is_reused = False
         self._is_paused = False
         self._asked_s = self._total_by_s = 0.0
@@ -220,6 +225,38 @@ class Connection(asyncio.Protocol):
             self._resume()
         return piece
 
+    def push(
+        self,
+        on_piece: Callable[[bytes], None],
+        on_end: Callable[[UpstreamError | GatewayError | StaleError | None], None],
+    ) -> None:
+        """Hand on the rest of the body as it comes, and then say that it has ended, or how not.
+
+        What is there already is handed on before this returns.
+        """
+        response = self._response
+        self._on_piece, self._on_end = on_piece, on_end
+        if self._is_paused:
+            self._resume()
+        if response.buffered_bytes:
+            on_piece(response.take())
+        if response.is_complete or self._error is not None:
+            self._tell_end()
+
+    def stop_pushing(self) -> None:
+        """Hand nothing more on."""
+        self._on_piece = self._on_end = None
+
+    def pause(self) -> None:
+        """Let the upstream wait until `resume`."""
+        if not self.is_dead:
+            self._pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._is_paused:
+            self._resume()
+
     def rest(self, until_s: float) -> None:
         """Wait for the next request until that time of the loop's clock."""
         self.is_idle = True
@@ -260,7 +297,9 @@ class Connection(asyncio.Protocol):
         except BadResponseError as bad:
             self.abort(bad.blame(self._name))
             return
-        if is_complete:
+        if self._on_piece is not None:
+            self._hand_on(is_complete=is_complete)
+        elif is_complete:
             self.due_s = NEVER_S
             self._wakeup.wake()  # from here on it may carry another request
         elif response.has_head:
@@ -278,6 +317,8 @@ class Connection(asyncio.Protocol):
             self._fail(self._early_end(bad, was_read=True if self._is_unix else None))
         else:
             self._wakeup.wake_soon()
+            if self._on_end is not None:
+                self._loop.call_soon(self._tell_end)
         if not self.is_dead:
             self._die()
 
@@ -307,6 +348,22 @@ class Connection(asyncio.Protocol):
 
     # Inside
 
+    def _hand_on(self, *, is_complete: bool) -> None:
+        piece = self._response.take()
+        if not is_complete:
+            self._set_due(min(self._loop.time() + self._idle_s, self._total_by_s))
+        if piece and self._on_piece is not None:
+            self._on_piece(piece)
+        if is_complete:
+            self.due_s = NEVER_S
+            self._tell_end()  # from here on it may carry another request
+
+    def _tell_end(self) -> None:
+        on_end = self._on_end
+        if on_end is not None:
+            self.stop_pushing()
+            on_end(self._error)
+
     async def _wait_for(self, wanted: int) -> None:
         if self._error is None:
             self._wants = wanted
@@ -320,6 +377,8 @@ class Connection(asyncio.Protocol):
         if self._error is None:
             self._error = error
         self._wakeup.wake_soon()
+        if self._on_end is not None:
+            self._loop.call_soon(self._tell_end)
 
     def _early_end(
         self, bad: BadResponseError, *, was_read: bool | None

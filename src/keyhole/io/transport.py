@@ -12,38 +12,54 @@ from __future__ import annotations
 import asyncio
 import ssl
 import warnings
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from keyhole.catalog import Upstream
+from keyhole.errors import KeyholeError
 from keyhole.io.deadlines import DeadlineWheel
 from keyhole.io.dialing import make_tls
 from keyhole.io.failures import shutting_down
 from keyhole.io.http1 import Connection, StaleError
 from keyhole.io.pool import IDLE_TIMEOUT_S, MAX_CONNECTIONS, Pool
 from keyhole.io.request import Sealed
-from keyhole.io.response import Headers
+from keyhole.ports import Receiver
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
 
 
 class OpenResponse:
-    """A response whose head is there: `async for` gives its body piece by piece.
+    """ports.Incoming: a response whose head is there; `async for` gives its body piece by piece.
 
     Leave it with `async with`, or call `close`: a body that is not read to its end closes the
     connection, and one that is forgotten would keep its slot. A slow reader makes the upstream
     wait.
     """
 
-    __slots__ = ("_connection", "_pool", "headers", "status")
+    __slots__ = ("_connection", "_pool", "_receiver", "headers", "status")
 
     def __init__(self, pool: Pool, connection: Connection) -> None:
         self._pool = pool
         self._connection: Connection | None = connection
+        self._receiver: Receiver | None = None
         self.status: int = connection.status
-        self.headers: Headers = connection.headers
+        self.headers: Mapping[str, str] = connection.headers
 
     async def read(self) -> bytes:
-        """The rest of the body at once; raises UpstreamError."""
+        """As the port says."""
+        if self._connection is None:
+            return b""
+        try:
+            piece = await self._connection.read()
+        except BaseException:
+            self.close()
+            raise
+        if not piece:
+            self._finish(self._connection)
+        return piece
+
+    async def read_all(self) -> bytes:
+        """As the port says."""
         if self._connection is None:
             return b""
         try:
@@ -54,10 +70,29 @@ class OpenResponse:
         self._finish(self._connection)
         return body
 
+    def relay(self, receiver: Receiver) -> None:
+        """As the port says."""
+        if self._connection is None:
+            receiver.ended(None)
+            return
+        self._receiver = receiver
+        self._connection.push(receiver.piece, self._end)
+
+    def pause(self) -> None:
+        """As the port says."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """As the port says."""
+        if self._connection is not None:
+            self._connection.resume()
+
     def close(self) -> None:
-        """Give up what is still to come; nothing where everything has."""
+        """As the port says."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            connection.stop_pushing()
             self._pool.discard(connection)
 
     def __del__(self) -> None:
@@ -70,15 +105,8 @@ class OpenResponse:
 
     async def __anext__(self) -> bytes:
         """The next piece, never empty; raises UpstreamError."""
-        if self._connection is None:
-            raise StopAsyncIteration
-        try:
-            piece = await self._connection.read()
-        except BaseException:
-            self.close()
-            raise
+        piece = await self.read()
         if not piece:
-            self._finish(self._connection)
             raise StopAsyncIteration
         return piece
 
@@ -96,6 +124,19 @@ class OpenResponse:
     def _finish(self, connection: Connection) -> None:
         self._connection = None
         self._pool.release(connection)
+
+    def _end(self, error: KeyholeError | StaleError | None) -> None:
+        """The body has ended, as the connection tells while it pushes."""
+        connection, receiver = self._connection, self._receiver
+        if connection is None or receiver is None:
+            return
+        if error is None:
+            self._finish(connection)
+        else:
+            self.close()
+        # A connection whose head has come is never stale: that is for requests without an answer.
+        assert not isinstance(error, StaleError)  # noqa: S101
+        receiver.ended(error)
 
 
 class PooledTransport:
@@ -123,6 +164,11 @@ class PooledTransport:
         """The pool that was last used for an upstream of that name."""
         self._is_closed = False
 
+    @property
+    def alarms(self) -> DeadlineWheel:
+        """The wheel, for others of this worker who may be late."""
+        return self._wheel
+
     def __repr__(self) -> str:
         pools = "; ".join(f"{pool.upstream.name}: {pool!r}" for pool in self._pools)
         return f"<PooledTransport {pools}>" if pools else "<PooledTransport>"
@@ -142,7 +188,7 @@ class PooledTransport:
     async def open(
         self, request: UpstreamRequest, *, request_id: str, timeouts: Timeouts
     ) -> OpenResponse:
-        """Send, and return with the response's head; the total timeout goes on to its end."""
+        """As the port says."""
         pool = self._pool(request.upstream)
         return OpenResponse(pool, await self._ask(pool, request, request_id, timeouts))
 

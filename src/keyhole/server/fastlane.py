@@ -19,7 +19,7 @@ from keyhole.exchange import Admission, body_too_large
 from keyhole.server.app import UNKNOWN_PEER
 from keyhole.server.heads import KnownHead
 from keyhole.server.strict import NEVER_AWAITED, StrictProtocol
-from keyhole.wire.http import Head, Reply
+from keyhole.wire.http import Head, Reply, ReplyStream
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -100,11 +100,13 @@ class FastLane(StrictProtocol):
             return
         newest, parser = self.cycle, self.parser
         head = Head(method="POST", path=path, headers=tuple(self.headers), peer=self.peer)
+        is_http_1_0 = parser.get_http_version() == "1.0"
         self.cycle = cycle = HotCycle(
             self,
             self.edge.gateway.admit(head),
-            keep_alive=parser.get_http_version() != "1.0" and parser.should_keep_alive(),
+            keep_alive=not is_http_1_0 and parser.should_keep_alive(),
             expects_continue=self.expect_100_continue,
+            is_http_1_0=is_http_1_0,
         )
         if newest is None or newest.response_complete:
             self.running = cycle
@@ -136,6 +138,18 @@ class FastLane(StrictProtocol):
             return cycle.end_incomplete(error)
         return super().end_incomplete(cycle, error)
 
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is written to: nor is the upstream read."""
+        super().pause_writing()
+        if isinstance(self.running, HotCycle):
+            self.running.pause()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        super().resume_writing()
+        if isinstance(self.running, HotCycle):
+            self.running.resume()
+
     def is_for_head(self, cycle: Any) -> bool:
         """Whether a request was a HEAD; what the parser says may be about one before it."""
         return not isinstance(cycle, HotCycle) and super().is_for_head(cycle)
@@ -159,9 +173,12 @@ class HotCycle:
     """One hot request; it has the attributes that uvicorn looks for in its own cycles."""
 
     __slots__ = (
+        "_head",
+        "_is_chunked",
         "_is_turn",
         "_protocol",
         "_run",
+        "_stream",
         "admitted",
         "body",
         "disconnected",
@@ -180,10 +197,15 @@ class HotCycle:
         *,
         keep_alive: bool,
         expects_continue: bool = False,
+        is_http_1_0: bool = False,
     ) -> None:
         self._protocol = protocol
+        self._is_chunked = not is_http_1_0
+        self._head = b""
         self._is_turn = False
         self._run: Eager | None = None
+        self._stream: ReplyStream | None = None
+        """What comes of the reply's body, once its head has gone out."""
         self.admitted = admitted
         self.body: bytes | bytearray = b""
         self.more_body = True
@@ -248,7 +270,9 @@ class HotCycle:
         if self.response_complete:
             return
         self.response_complete = True
-        if self._run is not None:
+        if self._stream is not None:
+            self._stream.cancel()
+        elif self._run is not None:
             self._run.cancel()
         elif isinstance(self.admitted, Admission):
             self._protocol.edge.gateway.left(self.admitted)
@@ -267,7 +291,12 @@ class HotCycle:
                 reply = await protocol.edge.gateway.run(admitted, bytes(self.body))
             if protocol.flow.write_paused:
                 await protocol.flow.drain()
-            if not self.response_complete:
+            if self.response_complete:
+                if reply.stream is not None:
+                    reply.stream.cancel()
+            elif reply.stream is not None:
+                self._begin_stream(reply, reply.stream)
+            else:
                 self._finish(reply)
         except asyncio.CancelledError:
             # By its client's leaving, or by uvicorn when draining took too long.
@@ -294,6 +323,53 @@ class HotCycle:
         protocol.write_reply(reply, is_last=is_last)
         if not is_last:
             protocol.on_response_complete()
+
+    def _begin_stream(self, reply: Reply, stream: ReplyStream) -> None:
+        """Write the head of a reply whose body comes as it is made."""
+        protocol = self._protocol
+        if protocol.transport.is_closing():
+            stream.cancel()
+            return
+        self._release()
+        self._stream = stream
+        framing = "transfer-encoding: chunked\r\n\r\n" if self._is_chunked else "\r\n"
+        self._head = protocol.write_head(reply, framing, is_last=not self.keep_alive)
+        stream.start(self, reply.body)
+
+    def send(self, data: bytes) -> None:
+        """As wire.http.Sink says; the head goes out with the first of it."""
+        head, self._head = self._head, b""
+        if self._is_chunked:
+            data = b"%b%x\r\n%b\r\n" % (head, len(data), data)
+        elif head:
+            data = head + data
+        self._protocol.transport.write(data)
+
+    def end(self, data: bytes) -> None:
+        """As wire.http.Sink says."""
+        protocol, head = self._protocol, self._head
+        self._head = b""
+        if self._is_chunked:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        self.response_complete = True
+        self._stream = None
+        if protocol.cycle is self:
+            protocol.forget()
+        protocol.transport.write(head + data)
+        if self.keep_alive:
+            protocol.on_response_complete()
+        else:
+            protocol.end()
+
+    def pause(self) -> None:
+        """The client does not take what is written."""
+        if self._stream is not None:
+            self._stream.pause()
+
+    def resume(self) -> None:
+        """It does again."""
+        if self._stream is not None:
+            self._stream.resume()
 
     def _release(self) -> None:
         self._protocol.edge.buffered_bytes -= len(self.body)

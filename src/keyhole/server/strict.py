@@ -352,17 +352,22 @@ class StrictProtocol(HttpToolsProtocol):
         """Write a whole reply in one piece, and close behind the last one."""
         if self.transport.is_closing():
             return
+        body = b"" if is_head else reply.body
+        framing = f"content-length: {len(reply.body)}\r\n\r\n"
+        self.transport.write(self.write_head(reply, framing, is_last=is_last) + body)
+        if is_last:
+            self.end()
+
+    def write_head(self, reply: Reply, framing: str, *, is_last: bool) -> bytes:
+        """The bytes of a reply's head; `framing` is its last headers and the empty line."""
         edge, defaults = self.edge, self.server_state.default_headers
         if edge.default_headers is not defaults:  # uvicorn makes a new list every second
             edge.default_headers = defaults
             edge.default_head = b"".join(b"%s: %s\r\n" % item for item in defaults)
         head = "".join([f"{name}: {value}\r\n" for name, value in reply.headers])
         close = "connection: close\r\n" if is_last else ""
-        framed = f"{head}{close}content-length: {len(reply.body)}\r\n\r\n".encode("latin-1")
-        body = b"" if is_head else reply.body
-        self.transport.write(b"".join((STATUS_LINE[reply.status], edge.default_head, framed, body)))
-        if is_last:
-            self.end()
+        written = f"{head}{close}{framing}".encode("latin-1")
+        return b"".join((STATUS_LINE[reply.status], edge.default_head, written))
 
     def end(self) -> None:
         """Close behind the last reply.

@@ -6,6 +6,7 @@ It does not parse or write HTTP; doors and transports do.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -37,6 +38,38 @@ class Head(Struct, frozen=True, kw_only=True):
         return None
 
 
+class Sink(Protocol):
+    """A door's end of a stream. Neither call blocks or raises."""
+
+    def send(self, data: bytes) -> None:
+        """Some of the body, never empty."""
+        ...
+
+    def end(self, data: bytes) -> None:
+        """The last of the body, possibly empty."""
+        ...
+
+
+class ReplyStream(Protocol):
+    """A body that comes as it is made. The door calls `start` once, or `cancel`."""
+
+    def start(self, sink: Sink, first: bytes) -> None:
+        """Send `first`, which is the reply's body, and then what comes; maybe all at once."""
+        ...
+
+    def pause(self) -> None:
+        """The client does not take what is sent; what was sent before this is the door's."""
+        ...
+
+    def resume(self) -> None:
+        """It does again."""
+        ...
+
+    def cancel(self) -> None:
+        """The client has gone; nothing where the body has ended."""
+        ...
+
+
 class Reply(Struct, kw_only=True):
     """What goes back through the door."""
 
@@ -44,6 +77,8 @@ class Reply(Struct, kw_only=True):
     headers: list[tuple[str, str]]
     """Names in lower case; content-length is the door's to add."""
     body: bytes = b""
+    stream: ReplyStream | None = None
+    """What comes behind `body`, for `stream.start`; None where the body is whole."""
 
 
 Page = Callable[[Head], Reply]

@@ -1,0 +1,258 @@
+"""One stream on its way: an upstream's bytes come in, a client's go out, in the same call.
+
+What comes is pushed to it, and it pushes on: no task and no queue stands between. Nothing is kept
+but an unfinished frame; a client that does not read makes the upstream wait. It opens no stream
+and knows no connection: `exchange` opens, ports.Incoming and wire.http.Sink are the two ends.
+
+The frames of an upstream that speaks the client's own format go on as they came, while its reader
+reads them for the books; they go on frame by frame, so that one which tells an error, in words
+that may hold a secret, can be told in ours instead.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from keyhole.backends import faults
+from keyhole.backends.base import Stream
+from keyhole.catalog import Target
+from keyhole.dialects.base import EventWriter, NotThisFormatError, StreamFailedError
+from keyhole.errors import Code, KeyholeError, UpstreamError
+from keyhole.ports import Alarms, Incoming
+from keyhole.wire.answer import Usage
+from keyhole.wire.call import Call
+from keyhole.wire.events import Counted, Event
+from keyhole.wire.http import Sink
+from keyhole.wire.sse import Frame, FrameTooLargeError, SseReader
+
+
+class Ended(Protocol):
+    """Told once that a stream is over."""
+
+    def __call__(self, relay: Relay, error: KeyholeError | None, *, has_left: bool) -> None:
+        """What went wrong, if anything, and whether the client has left."""
+        ...
+
+
+class Relay:
+    """One client's stream; a wire.http.ReplyStream, a ports.Receiver and a ports.Timed."""
+
+    __slots__ = (
+        *("_alarms", "_call", "_ended", "_frames", "_heartbeat_s", "_incoming", "_is_over"),
+        *("_plan", "_sink", "_target", "_writer", "bytes_out", "due_s", "usage", "watched_s"),
+    )
+
+    def __init__(
+        self,
+        call: Call,
+        target: Target,
+        plan: Stream,
+        incoming: Incoming,
+        *,
+        max_frame_bytes: int,
+    ) -> None:
+        self._call = call
+        self._target = target
+        self._plan = plan
+        self._incoming = incoming
+        self._frames = SseReader(max_frame_bytes)
+        self._writer: EventWriter | None = None
+        self._ended: Ended | None = None
+        self._sink: Sink | None = None
+        self._alarms: Alarms | None = None
+        self._heartbeat_s = 0.0
+        self._is_over = False
+        self.usage: Usage | None = None
+        """The last that the upstream has told."""
+        self.bytes_out = 0
+        self.due_s = self.watched_s = math.inf
+
+    async def begin(self, writer: EventWriter) -> bytes:
+        """Read up to the first frame that says something; the client's bytes for it.
+
+        Raises UpstreamError: until then nothing has gone to the client, and another upstream
+        may be asked.
+        """
+        self._writer = writer
+        while True:
+            chunk = await self._incoming.read()
+            if not chunk:
+                out = self._last()
+                self._is_over = True
+                return out
+            out = self._translate(self._feed(chunk))
+            if out:
+                return out
+
+    def carry(self, ended: Ended, alarms: Alarms, heartbeat_s: float) -> None:
+        """Say who is to be told of its end, and how long it may be silent; 0 for ever."""
+        self._ended = ended
+        self._alarms = alarms
+        writer = self._writer
+        if writer is not None and writer.heartbeat:
+            self._heartbeat_s = heartbeat_s
+
+    # For the door
+
+    def start(self, sink: Sink, first: bytes) -> None:
+        """Send what has come to the sink, and from now on what comes."""
+        self._sink = sink
+        self.bytes_out += len(first)
+        if self._is_over:
+            self._end(first, None)
+            return
+        sink.send(first)
+        self._listen()
+        self._incoming.relay(self)
+
+    def pause(self) -> None:
+        """The client does not read: let the upstream wait."""
+        if not self._is_over:
+            self._incoming.pause()
+
+    def resume(self) -> None:
+        """It reads again."""
+        if not self._is_over:
+            self._incoming.resume()
+
+    def cancel(self) -> None:
+        """The client has gone; nothing if it is over."""
+        if self._is_over and self._sink is not None:
+            return
+        self._is_over = True
+        self._incoming.close()
+        self._close(None, has_left=True)
+
+    # For the upstream
+
+    def piece(self, chunk: bytes) -> None:
+        """Bytes have come."""
+        try:
+            out = self._translate(self._feed(chunk))
+        except UpstreamError as error:
+            self._fail(error)
+            return
+        if out and self._sink is not None:
+            self.bytes_out += len(out)
+            self._sink.send(out)
+            if self._heartbeat_s:
+                self._listen()
+
+    def ended(self, error: KeyholeError | None) -> None:
+        """The upstream's bytes have ended: all of them, or with what went wrong."""
+        if self._is_over:
+            return
+        if error is not None:
+            self._fail(error)
+            return
+        try:
+            out = self._last()
+        except UpstreamError as early:
+            self._fail(early)
+        else:
+            self._is_over = True
+            self.bytes_out += len(out)
+            self._end(out, None)
+
+    # For the deadline wheel
+
+    def expire(self, now_s: float) -> None:
+        """It has been silent for too long: a comment keeps proxies from closing it."""
+        if self._sink is not None and self._writer is not None and not self._is_over:
+            self.bytes_out += len(self._writer.heartbeat)
+            self._sink.send(self._writer.heartbeat)
+            self.due_s = now_s + self._heartbeat_s
+
+    # Inside
+
+    def _feed(self, chunk: bytes) -> list[Frame]:
+        secret = self._target.upstream.secret
+        if secret is not None and secret.is_in(chunk):
+            raise faults.echoed_secret(self._target.upstream, 200)
+        try:
+            return self._frames.feed(chunk)
+        except FrameTooLargeError as error:
+            raise self._too_large(error) from None
+
+    def _translate(self, frames: list[Frame]) -> bytes:
+        """What the client gets for some frames; raises UpstreamError."""
+        plan = self._plan
+        out = [
+            (frame.raw if plan.edit is None else plan.edit(frame.raw))
+            if plan.is_passed_on
+            else self._write(events)
+            for frame in frames
+            if (events := self._read(frame)) is not None
+        ]
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _read(self, frame: Frame) -> list[Event] | tuple[Event, ...] | None:
+        """A frame's events; None for one that is nothing to the client."""
+        if frame.data is None:
+            return None
+        try:
+            events = self._plan.reader.read(frame.data)
+        except NotThisFormatError:
+            raise faults.bad_frame(self._target) from None
+        except StreamFailedError as error:
+            raise faults.stream_failed(self._call, self._target, error) from None
+        for event in events:
+            if type(event) is Counted:
+                self.usage = event.usage
+        return events  # type: ignore[return-value]
+
+    def _write(self, events: list[Event] | tuple[Event, ...]) -> bytes:
+        writer = self._writer
+        assert writer is not None  # noqa: S101  # `begin` has set it
+        if len(events) == 1:
+            return writer.write(events[0])
+        return b"".join([writer.write(event) for event in events])
+
+    def _last(self) -> bytes:
+        """What the client gets at the end of the upstream's bytes; raises UpstreamError."""
+        try:
+            last = self._frames.end()
+        except FrameTooLargeError as error:
+            raise self._too_large(error) from None
+        out = self._translate([last]) if last is not None else b""
+        if not self._plan.reader.is_complete:
+            raise faults.broken_off(self._target)
+        if self._plan.is_passed_on or self._writer is None:
+            return out
+        return out + self._writer.end()
+
+    def _too_large(self, error: FrameTooLargeError) -> UpstreamError:
+        return UpstreamError(
+            Code.UPSTREAM_ANSWER_TOO_LARGE,
+            f"Upstream '{self._target.upstream.name}' sent a stream that cannot be read: {error}",
+            hint="The operator sets the limit with stream.max_frame_bytes.",
+            upstream_status=200,
+        )
+
+    def _fail(self, error: KeyholeError) -> None:
+        self._is_over = True
+        self._incoming.close()
+        out = self._writer.fail(error) if self._writer is not None else b""
+        self.bytes_out += len(out)
+        self._end(out, error)
+
+    def _end(self, out: bytes, error: KeyholeError | None) -> None:
+        if self._sink is not None:
+            self._sink.end(out)
+        self._close(error, has_left=False)
+
+    def _close(self, error: KeyholeError | None, *, has_left: bool) -> None:
+        self.due_s = math.inf
+        if self._alarms is not None:
+            self._alarms.forget(self)
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(self, error, has_left=has_left)
+
+    def _listen(self) -> None:
+        """Put the next heartbeat off."""
+        if self._alarms is not None and self._heartbeat_s:
+            self.due_s = self._alarms.now_s() + self._heartbeat_s
+            if self.due_s < self.watched_s:
+                self._alarms.watch(self)
