@@ -5,11 +5,12 @@ Only arithmetic and text: it measures nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 from proxy_report import REFERENCE, markdown, number, spread
+from session import DISTURBED
 
 DIRECT = "direct"
 """What the others' times to the first byte are compared with."""
@@ -139,23 +140,31 @@ def table(results: Mapping[str, StreamResult]) -> list[list[str]]:
 
 def verdicts(results: Results) -> list[str]:
     """A line for each goal that this run can judge."""
-    lines = []
-    for name, most in TIMES_NGINX.items():
-        for setting, found in results.items():
-            if (times := times_nginx(found, name)) is not None:
-                what = f"{found[name].title}, {setting.title}: {times:.2f} times nginx's CPU"
-                lines.append(f"{what} per chunk; goal {most:g}: {_verdict(times, most)}")
-    for setting, found in results.items():
-        for name in TIMES_NGINX:
-            if (added := added_ms(found, name, _first_p99)) is not None:
-                what = f"{found[name].title}, {setting.title}: first byte p99 {added:.2f} ms later"
-                lines.append(f"{what}; goal {ADDED_P99_MS:g}: {_verdict(added, ADDED_P99_MS)}")
-    for setting, found in results.items():
-        for name in TIMES_NGINX:
-            if name in found and (kilobytes := found[name].middle(_stream_kb)) is not None:
-                what = f"{found[name].title}, {setting.title}: {kilobytes:.1f} KB per open stream"
-                lines.append(f"{what}; goal {STREAM_KB:g}: {_verdict(kilobytes, STREAM_KB)}")
-    return lines
+    return [
+        f"{found[name].title}, {setting.title}: {line}"
+        for setting, found in results.items()
+        for name in TIMES_NGINX
+        if name in found and found[name].rounds
+        for line in _judged(setting, found, name)
+    ]
+
+
+def _judged(setting: Setting, found: Mapping[str, StreamResult], name: str) -> Iterator[str]:
+    times, most = times_nginx(found, name), TIMES_NGINX[name]
+    # A server that is behind passes several chunks on at once, each for less.
+    if times is not None and not setting.is_overload:
+        line = f"{times:.2f} times nginx's CPU per chunk; goal {most:g}"
+        yield f"{line}: {_verdict(times, most)}"
+    added = added_ms(found, name, _first_p99)
+    if added is not None:
+        line = f"first byte p99 {added:.2f} ms later; goal {ADDED_P99_MS:g}"
+        yield f"{line}: {_verdict(added, ADDED_P99_MS)}"
+    kilobytes = found[name].middle(_stream_kb)
+    if kilobytes is not None:
+        line = f"{kilobytes:.1f} KB per open stream; goal {STREAM_KB:g}"
+        yield f"{line}: {_verdict(kilobytes, STREAM_KB)}"
+    # With one there is no result.
+    yield f"{found[name].streams:,} streams without an error: met"
 
 
 def _verdict(value: float, most: float) -> str:
@@ -168,6 +177,7 @@ def limits(results: Results) -> list[str]:
     for setting, found in results.items():
         for result in found.values():
             core, load = result.middle(_core), result.middle(_load)
+            others = result.middle(_others) or 0
             where = f"{result.title}, {setting.title}:"
             rate = result.middle(_rate) or 0
             behind = f"{rate:,.0f} of {setting.offered_per_s:,.0f} chunks/s came through"
@@ -175,6 +185,8 @@ def limits(results: Results) -> list[str]:
                 lines.append(f"{where} load and upstream filled their core; {behind}.")
             if core is not None and core >= LOAD_FULL:
                 lines.append(f"{where} the contender filled its core; {behind}.")
+            if others > DISTURBED:
+                lines.append(f"{where} programs outside the run had {others:.0%} of a core.")
     return lines
 
 
@@ -276,3 +288,7 @@ def _core(each: StreamRound) -> float | None:
 
 def _load(each: StreamRound) -> float:
     return each.load_share
+
+
+def _others(each: StreamRound) -> float:
+    return each.others_share

@@ -107,14 +107,14 @@ class Connection:
 class Upstream:
     """All connections, and the wheel that says whose turn it is."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, *, interval_ms: int = PACE_MS) -> None:
         listener.settimeout(0)
         self._listener = listener
         self._epoll = select.epoll()
         self._epoll.register(listener, select.EPOLLIN)
         self._connections: dict[int, Connection] = {}
         # A stream whose turn comes every interval stays in its slot from beginning to end.
-        self._slots: list[set[Connection]] = [set() for _ in range(PACE_MS)]
+        self._slots: list[set[Connection]] = [set() for _ in range(interval_ms)]
         self._ticks = 0
         self._next_s = time.perf_counter()
         self._streams = {
