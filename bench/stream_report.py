@@ -33,6 +33,8 @@ class Setting:
     interval_ms: int
     rounds: int
     seconds: float
+    has_direct: bool = False
+    """Whether it is measured without a server between as well."""
     is_overload: bool = False
     """Whether it may be more than a contender or the load's side can do."""
 
