@@ -181,7 +181,7 @@ def _measure(
             patience.await_quiet(bench.cores)
             began_s = time.monotonic()
             done = round_of()
-            if not patience.is_for_again(done.others_share, time.monotonic() - began_s):
+            if not patience.is_for_again(done, time.monotonic() - began_s):
                 progress.tell(_told(server, done, turn))
                 return done
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import machine
 from process_tree import BenchError, busy_s
@@ -68,6 +69,15 @@ def write_page(suffix: str, text: str) -> None:
     print(f"Written: {path.relative_to(RESULTS.parent.parent)}")
 
 
+class Shared(Protocol):
+    """A round, on cores that other programs may have used too."""
+
+    @property
+    def others_share(self) -> float:
+        """How much of a core they used, on all the run's cores: the noise."""
+        ...
+
+
 class Patience:
     """Seconds that a run may still spend on waiting for a quiet machine, and on trying again."""
 
@@ -85,9 +95,9 @@ class Patience:
                 return
             self._left_s -= 1
 
-    def is_for_again(self, others_share: float, took_s: float) -> bool:
+    def is_for_again(self, done: Shared, took_s: float) -> bool:
         """Whether a round was disturbed and there is patience for another."""
-        if others_share <= DISTURBED or self._left_s <= 0:
+        if done.others_share <= DISTURBED or self._left_s <= 0:
             return False
         self._left_s -= took_s
         self.repeated += 1

@@ -203,7 +203,7 @@ def _take(
         patience.await_quiet(bench.cores)
         began_s = time.monotonic()
         done, whole = _round(bench, server, setting, idle_bytes)
-        if not patience.is_for_again(done.others_share, time.monotonic() - began_s):
+        if not patience.is_for_again(done, time.monotonic() - began_s):
             return done, whole
 
 
