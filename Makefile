@@ -33,6 +33,7 @@ check: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python bench/engine.py
 	$(BIN)/python bench/proxy.py
+	$(BIN)/python bench/stream.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,5 +1,7 @@
 """What bench/proxy.py and bench/idle.py measure: the upstream and each server in front of it.
 
+bench/stream.py starts its own contenders with what is here.
+
 Every contender does the same work: take a POST, attach the upstream's token, ask the upstream on
 a connection, hand its answer back, write a line about it to a file. A new door is one more row
 in `contenders()`. Everything listens on loopback, on ports that were free.
@@ -125,7 +127,7 @@ def contenders() -> list[Contender]:
             title="nginx",
             command=("nginx", "-p", ".", "-e", "error.log", "-c", "nginx.conf"),
             log="access.log",
-            files={"nginx.conf": _nginx(_PROXY)},
+            files={"nginx.conf": nginx_config(_PROXY)},
         ),
         Contender(
             name="fastlane",
@@ -161,23 +163,28 @@ def contenders() -> list[Contender]:
     ]
 
 
-def missing(chosen: list[Contender]) -> list[str]:
+def missing(
+    chosen: Sequence[Contender],
+    *,
+    programs: Sequence[str] = ("nginx", "wrk"),
+    packages: Sequence[str] = ("gunicorn", "keyhole"),
+) -> list[str]:
     """A line for everything that a run needs and this machine does not have."""
     lines = []
     if not sys.platform.startswith("linux"):
         lines.append("This reads /proc and pins processes to cores: it needs Linux.")
     elif len(os.sched_getaffinity(0)) < 2:
         lines.append("Two cores are needed: one for the contender, one for load and upstream.")
-    programs = [name for name in ("nginx", "wrk") if find_program(name) is None]
-    if programs:
+    absent = [name for name in programs if find_program(name) is None]
+    if absent:
         lines.append(
-            f"{' and '.join(programs)} not found. On Debian: apt-get install {' '.join(programs)}"
+            f"{' and '.join(absent)} not found. On Debian: apt-get install {' '.join(absent)}"
         )
-    packages = {"gunicorn": "make test", "keyhole": "make test"}
-    packages |= {name: f"pip install {name}" for contender in chosen for name in contender.packages}
+    how_to = dict.fromkeys(packages, "make test")
+    how_to |= {name: f"pip install {name}" for contender in chosen for name in contender.packages}
     lines += [
         f"The Python package {name} is not installed: {how}"
-        for name, how in packages.items()
+        for name, how in how_to.items()
         if importlib.util.find_spec(name) is None
     ]
     return lines
@@ -226,6 +233,16 @@ class Upstream:
 
 
 @dataclass(frozen=True)
+class Started:
+    """A contender that was just started."""
+
+    port: int
+    program: Running
+    began_s: float
+    """When, on the clock of time.perf_counter."""
+
+
+@dataclass(frozen=True)
 class Server:
     """A running contender that has answered."""
 
@@ -243,10 +260,7 @@ class Server:
 
     def take_log(self) -> int:
         """How many lines its log holds; then empties it."""
-        with self.log.open("rb+") as file:
-            lines = sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
-            file.truncate(0)
-        return lines
+        return take_lines(self.log)
 
 
 @contextlib.contextmanager
@@ -254,9 +268,22 @@ def serving(
     contender: Contender, folder: Path, *, upstream: Upstream, cores: set[int]
 ) -> Iterator[Server]:
     """Start a contender in a new folder and wait until it has passed an answer on."""
+    with starting(contender, folder, upstream_port=upstream.port, cores=cores) as started:
+        answer = await_answer(started.program, started.port)
+        start_s = time.perf_counter() - started.began_s
+        if answer != ANSWER:
+            raise BenchError(f"{contender.name} did not hand the upstream's answer on: {answer}")
+        yield Server(contender, started.port, started.program, folder / contender.log, start_s)
+
+
+@contextlib.contextmanager
+def starting(
+    contender: Contender, folder: Path, *, upstream_port: int, cores: set[int]
+) -> Iterator[Started]:
+    """Start a contender in a new folder, and end it; it need not answer yet."""
     port = free_port()
-    _fill(folder, contender.files, port=port, upstream=upstream.port)
-    values = {"port": str(port), "upstream": str(upstream.port)}
+    _fill(folder, contender.files, port=port, upstream=upstream_port)
+    values = {"port": str(port), "upstream": str(upstream_port)}
     environ = {
         "PATH": os.environ.get("PATH", os.defpath),
         "LANG": "C.UTF-8",
@@ -279,18 +306,14 @@ def serving(
         output=folder / "output",
         cores=cores,
     ) as program:
-        answer = await_answer(program, port)
-        start_s = time.perf_counter() - began_s
-        if answer != ANSWER:
-            raise BenchError(f"{contender.name} did not hand the upstream's answer on: {answer}")
-        yield Server(contender, port, program, folder / contender.log, start_s)
+        yield Started(port, program, began_s)
 
 
 @contextlib.contextmanager
 def upstream(folder: Path, *, cores: set[int]) -> Iterator[Upstream]:
     """Run nginx as an upstream that answers at once."""
     port = free_port()
-    _fill(folder, {"nginx.conf": _nginx(_UPSTREAM)}, port=port, upstream=port)
+    _fill(folder, {"nginx.conf": nginx_config(_UPSTREAM)}, port=port, upstream=port)
     with running(
         [find_program("nginx") or "nginx", "-p", ".", "-e", "error.log", "-c", "nginx.conf"],
         environ={"PATH": os.environ.get("PATH", os.defpath)},
@@ -331,6 +354,14 @@ def await_answer(program: Running, port: int, *, path: str = "/generate") -> obj
     raise BenchError(f"no answer at port {port} within {START_WITHIN_S:g} s")
 
 
+def take_lines(log: Path) -> int:
+    """How many lines a file holds; then empties it."""
+    with log.open("rb+") as file:
+        lines = sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
+        file.truncate(0)
+    return lines
+
+
 def free_port() -> int:
     """A port on loopback that nobody listens on just now."""
     with socket.socket() as listener:
@@ -339,7 +370,8 @@ def free_port() -> int:
         return port
 
 
-def _nginx(http_part: str) -> str:
+def nginx_config(http_part: str) -> str:
+    """A configuration of one worker, with this in its `http` block; not yet filled in."""
     # Its worker gives root up for a user who could not enter the temporary folder.
     user = "user root;" if os.getuid() == 0 else ""
     return _NGINX.replace("{user}", user).replace("{http}", http_part)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -33,7 +32,6 @@ import wrk
 from contenders import (
     BODY,
     MODEL,
-    ROOT,
     THREADS,
     Contender,
     Server,
@@ -46,10 +44,9 @@ from contenders import (
 )
 from process_tree import BenchError, busy_s, own_cpu_s, pinned, weigh
 from proxy_report import HEADINGS, Result, Round, aligned, page, table
+from session import DISTURBED, NOT_WRITTEN, Patience, Progress, attempt, choose, demand, write_page
 
 CONNECTIONS = 32
-DISTURBED = 0.1
-"""More of a core than this in other programs' hands spoils a round."""
 WARM_UP_S = 1
 PAUSE_MS = 8.0
 """At half load: about how long a connection pauses. Long beside wrk's steps of a millisecond."""
@@ -89,64 +86,12 @@ class Bench:
         return {self.core} | self.load_cores
 
 
-class Patience:
-    """Seconds that a run may still spend on waiting for a quiet machine, and on trying again."""
-
-    def __init__(self, left_s: float) -> None:
-        self._left_s = left_s
-        self.repeated = 0
-        """Rounds that were thrown away because other programs were in the way."""
-
-    def await_quiet(self, cores: set[int]) -> None:
-        """Wait until other programs leave the cores alone, or patience ends."""
-        while self._left_s > 0:
-            before_s = busy_s(cores)
-            time.sleep(1)
-            if busy_s(cores) - before_s <= DISTURBED:
-                return
-            self._left_s -= 1
-
-    def is_for_again(self, done: Round, took_s: float) -> bool:
-        """Whether a round was disturbed and there is patience for another."""
-        if done.others_share <= DISTURBED or self._left_s <= 0:
-            return False
-        self._left_s -= took_s
-        self.repeated += 1
-        return True
-
-
-class Progress:
-    """One line that tells how far the run is: rewritten on a terminal, added elsewhere."""
-
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self._done = 0
-        self._is_terminal = sys.stderr.isatty()
-
-    def tell(self, text: str) -> None:
-        """Say what was just done."""
-        self._done += 1
-        line = f"[{self._done:>{len(str(self._steps))}}/{self._steps}] {text}"
-        print(f"\r\x1b[K{line}" if self._is_terminal else line, file=sys.stderr, flush=True,
-              end="" if self._is_terminal else "\n")  # fmt: skip
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._is_terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
 def main() -> int:
     arguments = _arguments()
-    known = {contender.name: contender for contender in contenders()}
-    names = list(known) if arguments.only is None else arguments.only.split(",")
-    if unknown := [name for name in names if name not in known]:
-        print(f"No contender {', '.join(unknown)}; there are {', '.join(known)}.", file=sys.stderr)
-        return 2
-    chosen = [contender for name, contender in known.items() if name in names]
-    if lines := missing(chosen):
-        print("\n".join(lines), file=sys.stderr)
-        return 2
+    known = contenders()
+    chosen = choose([contender.name for contender in known], arguments.only)
+    picked = [contender for contender in known if contender.name in chosen]
+    demand(missing(picked))
     plan = Plan(
         rounds=arguments.rounds,
         seconds=arguments.seconds,
@@ -156,20 +101,16 @@ def main() -> int:
     )
     if arguments.quick:
         plan = Plan(rounds=1, seconds=2, half_rounds=1, starts=1, patience_s=0)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        results, setting = _run(plan, chosen)
-    except BenchError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    print(aligned(HEADINGS, table(results)))
-    if arguments.quick or len(chosen) < len(known):
-        print("Not written to bench/results: not a whole run.")
-    else:
-        print(f"Written: {_write(results, setting).relative_to(ROOT)}")
-    return 0
+
+    def measure() -> None:
+        results, setting = _run(plan, picked)
+        print(aligned(HEADINGS, table(results)))
+        if arguments.quick or len(picked) < len(known):
+            print(NOT_WRITTEN)
+        else:
+            write_page("", _page(results, setting))
+
+    return attempt(measure)
 
 
 def _arguments() -> argparse.Namespace:
@@ -359,19 +300,10 @@ def _setting(
   cache warm."""
 
 
-def _write(results: dict[str, Result], setting: str) -> Path:
+def _page(results: dict[str, Result], setting: str) -> str:
     date = time.strftime("%Y-%m-%d", time.gmtime())
-    named = f"{date}-{machine.slug()}.md"
-    path = ROOT / "bench" / "results" / named
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(
-        page(
-            title=f"The proxy, {date}, {machine.processor()}, {machine.cores()} cores",
-            setting=setting,
-            results=results,
-        )
-    )
-    return path
+    title = f"The proxy, {date}, {machine.processor()}, {machine.cores()} cores"
+    return page(title=title, setting=setting, results=results)
 
 
 if __name__ == "__main__":
