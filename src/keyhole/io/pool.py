@@ -27,7 +27,7 @@ from keyhole.io.http1 import Connection
 from keyhole.io.request import RequestWriter
 from keyhole.wire.http import Timeouts
 
-MAX_CONNECTIONS = 100
+MAX_CONNECTIONS = 4096
 """To one upstream, by one worker."""
 
 REST_S = 55.0
