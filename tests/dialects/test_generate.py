@@ -46,6 +46,36 @@ def outcome(body: bytes) -> tuple[int, Code] | None:
     return None
 
 
+PARAMETERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_new_tokens": st.integers(-1, 9) | JSON_VALUES,
+        "temperature": st.integers(-1, 3) | st.floats(-1, 101) | JSON_VALUES,
+        "top_k": st.integers() | st.floats(0, 9) | JSON_VALUES,
+        "do_sample": st.booleans() | JSON_VALUES,
+        "stop": st.text() | st.lists(st.text(max_size=2), max_size=18) | JSON_VALUES,
+        "num_return_sequences": st.integers(0, 11) | JSON_VALUES,
+        "of_no_meaning": JSON_VALUES,
+    },
+)
+BODIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "input": st.text() | st.lists(st.text()) | JSON_VALUES,
+        "model": st.sampled_from(["gpt2", "o/n", "../x", ""]) | JSON_VALUES,
+        "parameters": PARAMETERS | JSON_VALUES,
+        "stream": st.booleans() | JSON_VALUES,
+    },
+)
+
+
+def read(body: bytes) -> Call | tuple[str, str]:
+    try:
+        return GENERATE.decode(HEAD, body)
+    except ClientError as error:
+        return error.code, error.explained
+
+
 def refused(error: KeyholeError) -> tuple[int, dict[str, str], dict[str, Any]]:
     reply = GENERATE.refuse(error, "the-id")
     return reply.status, dict(reply.headers), json.loads(reply.body)
@@ -55,6 +85,12 @@ class TestDecode:
     @pytest.mark.parametrize("wanted", ["Once", "", "\x00", "e\u0301 \U0001f600", [], ["a"], [1]])
     def test_a_string_or_list_is_taken_as_it_is(self, wanted: Any) -> None:
         assert decode({"input": wanted}) == Call(model=None, input=wanted)
+
+    @given(BODIES)
+    def test_a_name_that_is_ignored_changes_nothing(self, body: dict[str, Any]) -> None:
+        """The usual body is read in one pass, any other step by step: both find the same."""
+        usual, other = json.dumps(body), json.dumps({**body, "ignored": 0})
+        assert read(usual.encode()) == read(other.encode())
 
     def test_a_model_and_parameters_are_read(self) -> None:
         call = decode({"input": "x", "model": "o/n:p", "parameters": {"top_k": 3, "stop": "."}})

@@ -4,44 +4,24 @@ Shared by the dialects that use those names, with what else they have in common:
 front of its text, and which calls can be streamed. What the TGI and the hosted API's formats
 say beyond these names is in `hf_body`.
 
-Ranges are those that the hosted Inference API documented and enforced in 2022 (hub-docs
-99e4e05a, api-inference-community 2fd0029), less the ones that no upstream could honour:
-top_p and repetition_penalty of 0 are refused, and max_new_tokens has no upper bound of its own.
+Ranges, which stand at `Parameters`, are those that the hosted Inference API documented and
+enforced in 2022 (hub-docs 99e4e05a, api-inference-community 2fd0029), less the ones that no
+upstream could honour: top_p and repetition_penalty of 0 are refused, and max_new_tokens has no
+upper bound of its own.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
 
 from keyhole.errors import ClientError, Code
 from keyhole.wire.call import Call, Parameters
 
-MAX_STOP_STRINGS = 16
-
-_NonEmpty = Annotated[str, Meta(min_length=1)]
-
-
-class _Checked(Struct, frozen=True):
-    """The same fields as Parameters, each with its range."""
-
-    max_new_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
-    top_k: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
-    do_sample: bool | None = None
-    return_full_text: bool | None = None
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    stop: Annotated[tuple[_NonEmpty, ...], Meta(max_length=MAX_STOP_STRINGS)] | None = None
-    num_return_sequences: Annotated[int, Meta(ge=1, le=10)] | None = None
-
-
-NAMES: tuple[str, ...] = _Checked.__struct_fields__
+NAMES: tuple[str, ...] = Parameters.__struct_fields__
 
 
 def read_parameters(raw: object) -> Parameters:
@@ -58,10 +38,9 @@ def read_parameters(raw: object) -> Parameters:
     if isinstance(raw.get("stop"), str):
         raw = {**raw, "stop": [raw["stop"]]}
     try:
-        checked = msgspec.convert(raw, _Checked)
+        return msgspec.convert(raw, Parameters)
     except msgspec.ValidationError as error:
         raise _invalid(raw, str(error)) from None
-    return Parameters(**{name: getattr(checked, name) for name in NAMES})
 
 
 def full_text(call: Call, prompt: str, text: str, *, is_chat: bool) -> str:

@@ -6,25 +6,32 @@ It does not say where the call goes (`policy.routing`) nor how an upstream words
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
+
+MAX_STOP_STRINGS = 16
+
+_NonEmpty = Annotated[str, Meta(min_length=1)]
 
 
-class Parameters(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """How to generate, under the Hugging Face names; None means that the client said nothing."""
+class Parameters(Struct, frozen=True, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
+    """How to generate, under the Hugging Face names; None means that the client said nothing.
 
-    max_new_tokens: int | None = None
-    temperature: float | None = None
+    The ranges are those that a client's parameters are held to as they are decoded.
+    """
+
+    max_new_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
     """0 stands for greedy decoding."""
-    top_k: int | None = None
-    top_p: float | None = None
-    repetition_penalty: float | None = None
+    top_k: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
     do_sample: bool | None = None
     return_full_text: bool | None = None
-    seed: int | None = None
-    stop: tuple[str, ...] | None = None
-    num_return_sequences: int | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    stop: Annotated[tuple[_NonEmpty, ...], Meta(max_length=MAX_STOP_STRINGS)] | None = None
+    num_return_sequences: Annotated[int, Meta(ge=1, le=10)] | None = None
 
     @property
     def is_greedy(self) -> bool:
