@@ -107,7 +107,12 @@ class Eager:
         self._tasks = tasks
         self._waits_for: Wakeup | None = None
         self.task: asyncio.Task[None] | None = None
-        self._step(None)
+        try:
+            waits_for = coroutine.send(None)
+        except (StopIteration, asyncio.CancelledError):
+            self._coroutine = None
+        else:
+            self._wait(coroutine, waits_for)
 
     def cancel(self) -> None:
         """Raise CancelledError where it waits; nothing if it has ended. Not from within itself."""
@@ -126,9 +131,9 @@ class Eager:
         else:
             self._wait(coroutine, waits_for)
 
-    def _step(self, woken: Wakeup | None) -> None:
+    def _step(self, woken: Wakeup) -> None:
         coroutine = self._coroutine
-        if coroutine is None or (woken is not None and self._waits_for is not woken):
+        if coroutine is None or self._waits_for is not woken:
             return  # it was cancelled between being woken and this
         self._waits_for = None
         try:

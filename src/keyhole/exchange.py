@@ -184,7 +184,8 @@ class Gateway:
     async def _serve(self, admission: Admission, body: bytes) -> Reply:
         dialect, record = self._dialect(admission, body), admission.record
         call = dialect.decode(admission.head, body)
-        self._tell(record, {"asked": call.input})
+        if self._parts.tells_texts:
+            self._parts.observer.told(record, {"asked": call.input})
         route = find_route(self._parts.catalog, call.model)
         record.model = route.name
         patience_s = route.first_byte_timeout_s or dialect.first_byte_timeout_s
@@ -195,7 +196,8 @@ class Gateway:
         if answer.usage is not None:
             record.usage = (answer.usage.prompt_tokens, answer.usage.completion_tokens)
         encoded = dialect.encode(call, answer, self._stamp(wish))
-        self._tell(record, {"answered": answer.texts})
+        if self._parts.tells_texts:
+            self._parts.observer.told(record, {"answered": answer.texts})
         return Reply(
             status=200,
             headers=[("content-type", JSON), ("x-keyhole-model", target.model)],
@@ -210,11 +212,8 @@ class Gateway:
         return place.dialect
 
     def _stamp(self, wish: Wish) -> Stamp:
-        return Stamp(
-            request_id=wish.record.request_id,
-            unix_s=self._parts.clock.unix_ms() // 1000,
-            model=wish.call.model or wish.route.name,
-        )
+        unix_s = self._parts.clock.unix_ms() // 1000
+        return Stamp(wish.record.request_id, unix_s, wish.call.model or wish.route.name)
 
     async def _stream(self, wish: Wish) -> Reply:
         """The head of a stream's reply, once its first frame says that it is a good one."""
@@ -308,11 +307,8 @@ class Gateway:
         record, upstream = wish.record, target.upstream
         record.attempts += 1
         record.upstream, record.target = upstream.name, target.label
-        return Timeouts(
-            connect_s=upstream.connect_timeout_s,
-            first_byte_s=max(wish.deadline_s - self._parts.clock.monotonic(), 0.001),
-            total_s=upstream.total_timeout_s,
-        )
+        left_s = max(wish.deadline_s - self._parts.clock.monotonic(), 0.001)
+        return Timeouts(upstream.connect_timeout_s, left_s, upstream.total_timeout_s)
 
     def _read_answer(
         self, backend: Backend, call: Call, target: Target, responses: Sequence[UpstreamResponse]
@@ -342,10 +338,6 @@ class Gateway:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    def _tell(self, record: AccessRecord, texts: Mapping[str, object]) -> None:
-        if self._parts.tells_texts:
-            self._parts.observer.told(record, texts)
-
     def _options(self, admission: Admission) -> Reply:
         methods = admission.place.methods
         headers = [("allow", ", ".join(methods))]
@@ -358,12 +350,11 @@ class Gateway:
 
     def _end(self, admission: Admission, reply: Reply) -> Reply:
         record, access = admission.record, self._parts.access
-        headers = _sendable(reply.headers)
+        headers = reply.headers = _sendable(reply.headers)
         headers.append(("x-request-id", record.request_id))
         if access.allowed_origins:
             headers += cors_headers(admission.head, access)
         stream = reply.stream
-        reply = Reply(status=reply.status, headers=headers, body=reply.body, stream=stream)
         record.status = reply.status
         if isinstance(stream, Relay):
             ended = partial(self._end_stream, admission)

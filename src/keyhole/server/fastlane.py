@@ -44,9 +44,13 @@ class FastLane(StrictProtocol):
         elif self._known is not None and (begun := self._known.begins(data)) is not None:
             self._since_s = self.loop.time()
             admission = self.edge.gateway.admit_again(self._known.admission)
-            self.running = self.cycle = HotCycle(self, admission, keep_alive=True)
-            self.cycle.take_turn()
-            body, self._missing = begun
+            self.running = self.cycle = cycle = HotCycle(self, admission, keep_alive=True)
+            body, missing = begun
+            if not missing and self.edge.has_room(len(body)):
+                cycle.take_whole(body)
+                return
+            self._missing = missing
+            cycle.take_turn()
             self._is_in_message = self._is_taken = self._past_head = True
             self._take_body(body)
         else:
@@ -228,6 +232,14 @@ class HotCycle:
             self.waiting_for_100_continue = False
             if not self.body:
                 self._protocol.transport.write(CONTINUE)
+
+    def take_whole(self, body: bytes) -> None:
+        """All of the body, when it is this request's turn, and there is room for it."""
+        self._protocol.edge.buffered_bytes += len(body)
+        self.body = body
+        self.more_body = False
+        self._is_turn = True
+        self._start()
 
     def take_body(self, part: bytes) -> None:
         """A part of the body; raises ClientError for one that is too much."""

@@ -62,6 +62,10 @@ class Edge(Struct, kw_only=True):
     default_head: bytes = b""
     known_heads: KnownHeads = field(default_factory=KnownHeads)
 
+    def has_room(self, body_bytes: int) -> bool:
+        """Whether so much more may be buffered."""
+        return self.buffered_bytes + body_bytes <= self.max_buffered_bytes
+
 
 class Turn:
     """A refusal that waits for its turn among the replies of a connection.

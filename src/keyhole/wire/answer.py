@@ -29,7 +29,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     """The format of `verbatim`, as in `call.Original.format`."""
 
 
-class Stamp(Struct, frozen=True, kw_only=True):
+class Stamp(Struct, frozen=True):
     """What an answer is stamped with, in formats that say who gave it and when."""
 
     request_id: str

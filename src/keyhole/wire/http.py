@@ -105,7 +105,7 @@ class UpstreamResponse(Struct, frozen=True, kw_only=True):
     body: bytes
 
 
-class Timeouts(Struct, frozen=True, kw_only=True):
+class Timeouts(Struct, frozen=True):
     """The bounds of one attempt, in seconds."""
 
     connect_s: float
