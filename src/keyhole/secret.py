@@ -17,7 +17,7 @@ _PART_CHARS = 12
 class Secret:
     """An upstream's token or password; only `reveal` gives it out."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("_encoded", "_value")
 
     def __init__(self, value: str) -> None:
         if not value:
@@ -28,6 +28,7 @@ class Secret:
                 " it travels in an HTTP header"
             )
         self._value = value
+        self._encoded = value.encode()
 
     def reveal(self) -> str:
         """The value itself: for the one place that sends it upstream."""
@@ -35,7 +36,7 @@ class Secret:
 
     def is_in(self, body: bytes) -> bool:
         """Whether a body holds the value: to keep an upstream's echo of it from travelling."""
-        return self._value.encode() in body
+        return self._encoded in body
 
     def has_part_in(self, text: str) -> bool:
         """Whether the text holds the value or a telling part of it, such as its first half."""
@@ -47,7 +48,7 @@ class Secret:
         """Compare in constant time; a plain string is never equal."""
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
+        return hmac.compare_digest(self._encoded, other._encoded)
 
     __hash__ = None  # type: ignore[assignment]  # a hash would be a fingerprint
 

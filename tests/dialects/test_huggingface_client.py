@@ -32,6 +32,9 @@ def test_the_input_and_the_parameters_go_on_as_they_are() -> None:
         ([{"generated_text": "abc"}], "ab", (("c",),)),
         ([{"generated_text": "xyz"}], "ab", (("xyz",),)),
         ([{"generated_text": "ab1"}, {"generated_text": "ab2"}], "ab", (("1", "2"),)),
+        ([{"generated_text": "abc", "x": 0}], "ab", (("c",),)),
+        ([{"generated_text": "abc"}, {"generated_text": None}], "ab", ()),
+        ([], "ab", ((),)),
         ({"generated_text": "abc"}, "ab", (("c",),)),
         ([[{"generated_text": "a1"}], [{"generated_text": "b2"}]], ["a", "b"], (("1",), ("2",))),
         ([{"generated_text": "a1"}, {"generated_text": "b2"}], ["a", "b"], (("1",), ("2",))),
@@ -70,7 +73,12 @@ def test_any_json_is_an_answer(value: Any, wanted: Any) -> None:
     assert len(read(value, wanted)) in {0, prompts}
 
 
-@pytest.mark.parametrize("body", [b"", b"<p>", b"[1", b"NaN", b'"\xff"', b"[" * 100_000])
+NOT_UTF8_BESIDE = b'[{"generated_text": "ab", "x": "\xff"}]'
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<p>", b"[1", b"NaN", b'"\xff"', NOT_UTF8_BESIDE, b"[" * 100_000]
+)
 def test_what_is_not_json_is_not_this_format(body: bytes) -> None:
     with pytest.raises(NotThisFormatError):
         huggingface.decode_response(body, Call(model=None, input="ab"))

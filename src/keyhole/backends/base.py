@@ -7,6 +7,7 @@ How one call becomes several requests is in `fanout`, the reading of an upstream
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import quote
 
@@ -79,12 +80,19 @@ class Backend(Protocol):
 
 def ask(upstream: Upstream, path: str, body: bytes, *, accept: str = JSON) -> UpstreamRequest:
     """A request with a JSON body; nothing of the client's but what the body holds."""
+    headers = _headers(accept, upstream.bill_to)
+    return UpstreamRequest(upstream=upstream, path=path, body=body, headers=headers)
+
+
+@lru_cache(maxsize=64)
+def _headers(accept: str, bill_to: str | None) -> tuple[tuple[str, str], ...]:
     headers = [("content-type", JSON), ("accept", accept)]
-    if upstream.bill_to is not None:
-        headers.append(("x-hf-bill-to", upstream.bill_to))
-    return UpstreamRequest(upstream=upstream, path=path, body=body, headers=tuple(headers))
+    if bill_to is not None:
+        headers.append(("x-hf-bill-to", bill_to))
+    return tuple(headers)
 
 
+@lru_cache(maxsize=512)  # 0.8 us for each request otherwise
 def quote_model(model: str) -> str:
     """A model's name as part of a path: its slashes stay, and what a path may hold."""
     return quote(model, safe="/:@+")

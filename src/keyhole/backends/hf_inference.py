@@ -101,8 +101,10 @@ def _body(
         return _own_body(call, call.original, max_output_tokens, stream=stream)
     refuse_beyond(call, target)
     call = _completed(call)
-    wanted = call.parameters
-    parameters = replace(wanted, max_new_tokens=wanted.max_new_tokens or max_output_tokens)
+    parameters = call.parameters
+    most = parameters.max_new_tokens or max_output_tokens
+    if most != parameters.max_new_tokens:
+        parameters = replace(parameters, max_new_tokens=most)
     if stream:  # the text comes without its prompt, and so should the whole of it
         parameters = replace(parameters, return_full_text=False)
     return huggingface.encode_request(call.input, parameters, stream=stream)

@@ -14,6 +14,8 @@ _MAX_NAMES = 8
 def refuse_beyond(call: Call, target: Target, *, carried: AbstractSet[str] = frozenset()) -> None:
     """Raise ClientError for what only the client's format can say, but for what is carried."""
     beyond = () if call.original is None else call.original.beyond
+    if not beyond:
+        return
     names = [name for name in beyond if name not in carried]
     if not names:
         return
