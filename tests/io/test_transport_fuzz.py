@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Coroutine
 from typing import Any
 
@@ -70,6 +71,42 @@ def test_the_pieces_that_bytes_come_in_make_no_difference(
     assert split == whole
     if whole.error is None:
         check(whole)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    earlier=st.sampled_from(
+        [
+            b"HTTP/1.1 200 OK\r\nx: y\r\ncontent-length: 2\r\nz: 1\r\n\r\nhi",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx: y\r\n\r\n",
+            b"HTTP/1.1 500 No\r\nx: y\r\ncontent-length: 5\r\n\r\n\r\n\r\na",
+            b"HTTP/1.1 304 N\r\nx: y\r\ncontent-length: 0\r\n\r\n",
+            b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 02\r\n\r\nhi",
+        ]
+    ),
+    length=st.none() | st.sampled_from([b"0", b"3", b"02", b"a", b"", b"4294967299", b"9" * 9]),
+    body=st.none() | st.sampled_from([b"", b"abc", b"\r\nabc", b"\r\n\r\n", b"a" * 600]),
+    part=st.sampled_from(PARTS) | st.binary(max_size=3),
+    at=st.integers(0, 80),
+    cuts=st.lists(st.integers(1, 80), max_size=2),
+    is_head=st.booleans(),
+)
+def test_a_response_like_the_one_before_is_read_like_any_other(
+    earlier: bytes,
+    length: bytes | None,
+    body: bytes | None,
+    part: bytes,
+    at: int,
+    cuts: list[int],
+    is_head: bool,
+) -> None:
+    head, _, its_body = earlier.partition(b"\r\n\r\n")
+    if length is not None:
+        head = re.sub(rb"(?i)(content-length: )[0-9]+", rb"\g<1>" + length, head)
+    likeness = head + b"\r\n\r\n" + (its_body if body is None else body)
+    for content in (likeness, likeness[:at] + part + likeness[at:]):
+        pieces = pieces_of(content, cuts)
+        assert read(pieces, is_head=is_head, earlier=earlier) == read(pieces, is_head=is_head)
 
 
 def check(outcome: Outcome) -> None:

@@ -137,9 +137,19 @@ class Outcome(Struct, kw_only=True):
     code: str | None = None
 
 
-def read(pieces: Iterable[bytes], *, ends: bool = False, is_head: bool = False) -> Outcome:
-    """What ResponseReader makes of the pieces, and of the end behind them."""
+def read(
+    pieces: Iterable[bytes], *, ends: bool = False, is_head: bool = False, earlier: bytes = b""
+) -> Outcome:
+    """What ResponseReader makes of the pieces, and of the end behind them.
+
+    `earlier` is a good response that it has read before.
+    """
     reader = ResponseReader(MAX_BODY_BYTES)
+    if earlier:
+        reader.begin()
+        reader.feed(earlier)
+        assert reader.may_reuse
+        reader.take()
     reader.begin(is_head_request=is_head)
     is_unasked = False
     try:

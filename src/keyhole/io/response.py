@@ -39,6 +39,7 @@ MAX_INTERIM = 8
 """1xx responses before the response; Go's net/http took 5, and servers send one or two."""
 
 _CONTENT_LENGTH = b"content-length"
+_MAX_DIGITS = 9
 _TRANSFER_ENCODING = b"transfer-encoding"
 
 
@@ -75,6 +76,25 @@ class Headers(Mapping[str, str]):
         return self._decoded
 
 
+class _KnownHead:
+    """The bytes of a head that was parsed, around the digits of its Content-Length.
+
+    An upstream that answers fast sends one head again and again, but for the length, and the date
+    once in a second. A response with the same head that comes whole needs no parser: 2.5 us less.
+    """
+
+    __slots__ = ("after", "before", "headers", "status")
+
+    def __init__(
+        self, before: bytes, after: bytes, status: int, headers: list[tuple[bytes, bytes]]
+    ) -> None:
+        self.before = before
+        self.after = after
+        self.status = status
+        self.headers = headers
+        """Those but Content-Length."""
+
+
 class ResponseReader:
     """Reads the responses of one connection; `begin` each, `feed` it, `end` it at end-of-file."""
 
@@ -82,13 +102,14 @@ class ResponseReader:
         *("status", "has_head", "is_complete", "may_reuse", "body_bytes"),
         *("_max_body_bytes", "_parser", "_is_parser_spent", "_raw_headers", "_body", "_fault"),
         *("_head_bytes", "_framing_bytes", "_interim", "_asked_head", "_is_until_close"),
-        "_is_old_chunked",
+        *("_is_old_chunked", "_known"),
     )
 
     def __init__(self, max_body_bytes: int) -> None:
         self._max_body_bytes = max_body_bytes
         self._parser = httptools.HttpResponseParser(self)
         self._is_parser_spent = False
+        self._known: _KnownHead | None = None
         self.begin()
         self.is_complete = True
         """Whether nothing more may come: at first, and then once a response has ended."""
@@ -143,12 +164,18 @@ class ResponseReader:
         if self.has_head:
             self._feed_body(chunk)
             return self.is_complete
-        if not self._head_bytes and chunk[0] != 0x48:  # H of HTTP/
-            raise not_http("it does not begin with HTTP/")
+        is_first = not self._head_bytes
+        if is_first:
+            if self._known is not None and self._take_known(self._known, chunk):
+                return True
+            if chunk[0] != 0x48:  # H of HTTP/
+                raise not_http("it does not begin with HTTP/")
         room = MAX_HEAD_BYTES - self._head_bytes
         self._head_bytes += len(chunk)
         if len(chunk) <= room:
             self._parse(chunk)
+            if is_first and self.may_reuse:
+                self._known = self._learn(chunk)
         else:
             self._parse(chunk[:room])
             self._feed_beyond(chunk[room:])
@@ -164,6 +191,43 @@ class ResponseReader:
             raise broke_off()
         else:
             raise no_answer()
+
+    def _take_known(self, known: _KnownHead, chunk: bytes) -> bool:
+        """Take a whole response whose head is known; False for all else, which is parsed."""
+        if self._asked_head or not chunk.startswith(known.before):
+            return False
+        begin = len(known.before)
+        end = chunk.find(b"\r", begin, begin + _MAX_DIGITS + 1)
+        digits = chunk[begin:end]
+        if not chunk.startswith(known.after, end) or not digits.isdigit():
+            return False
+        body = chunk[end + len(known.after) :]
+        if len(body) != int(digits) or len(body) > self._max_body_bytes:
+            return False
+        self.status = known.status
+        self.has_head = self.is_complete = self.may_reuse = True
+        self._head_bytes = len(chunk)
+        self.body_bytes = len(body)
+        self._body = body
+        self._raw_headers = [*known.headers, (_CONTENT_LENGTH, digits)]
+        return True
+
+    def _learn(self, chunk: bytes) -> _KnownHead | None:
+        """The head of a response that has come whole, if it is framed by Content-Length."""
+        end = chunk.find(b"\r\n\r\n") + 4
+        if self._asked_head or self._interim or len(chunk) != end + self.body_bytes:
+            return None
+        if self.status in (204, 304):  # whose Content-Length is not that of a body
+            return None
+        for at, (name, value) in enumerate(self._raw_headers):
+            if len(name) == 14 and name.lower() == _CONTENT_LENGTH:
+                begin = chunk.find(b"\r\n%b: %b\r\n" % (name, value), 0, end) + 4 + len(name)
+                if begin < 4 + len(name) or len(value) > _MAX_DIGITS or not value.isdigit():
+                    return None
+                others = [*self._raw_headers[:at], *self._raw_headers[at + 1 :]]
+                after = chunk[begin + len(value) : end]
+                return _KnownHead(chunk[:begin], after, self.status, others)
+        return None
 
     def _feed_beyond(self, chunk: bytes) -> None:
         """Read on behind MAX_HEAD_BYTES: there may be a body, but no head any more."""
