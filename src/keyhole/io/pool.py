@@ -165,6 +165,11 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """Take back a connection whose response has been read to its end."""
+        if connection.may_reuse and not self._queue and not self._is_closed:
+            # As `judge` says of these, without asking it: so it is nearly always.
+            connection.rest(self._loop.time() + REST_S)
+            self._resting.append(connection)
+            return
         fate = judge(
             may_reuse=connection.may_reuse, is_closed=self._is_closed, queued=self._count_queue()
         )

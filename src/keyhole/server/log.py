@@ -76,6 +76,7 @@ class AccessLog:
         self._lines: list[str] = []
         self._is_text = style == "text" or (style == "auto" and is_terminal)
         self._second, self._until_second = 0, ""
+        self._ms, self._until_ms = 0, ""
         self._has_color = is_terminal and not environ.get("NO_COLOR")  # https://no-color.org
 
     def began(self, record: AccessRecord) -> None:
@@ -138,12 +139,16 @@ class AccessLog:
         return "  ".join(words)
 
     def _time(self) -> str:
-        """The time as `_iso` writes it; the part that stays the same for a second is kept."""
-        second, ms = divmod(time.time_ns() // 1_000_000, 1000)
+        """The time as `_iso` writes it; what stays the same for a second, or a ms, is kept."""
+        unix_ms = time.time_ns() // 1_000_000
+        if unix_ms == self._ms:
+            return self._until_ms
+        second, ms = divmod(unix_ms, 1000)
         if second != self._second:
             self._second = second
             self._until_second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._until_second}.{ms:03d}Z"
+        self._ms, self._until_ms = unix_ms, f"{self._until_second}.{ms:03d}Z"
+        return self._until_ms
 
     def _colored(self, text: str, color: str) -> str:
         return f"{color}{text}{_RESET}" if self._has_color and color else text
