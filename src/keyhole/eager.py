@@ -67,10 +67,10 @@ class Wakeup:
         self,
         resume: Callable[..., object],
         *,
-        context: contextvars.Context | None = None,  # noqa: ARG002  # the Task's own, which it enters
+        context: contextvars.Context | None = None,
     ) -> None:
         """Be told whom to wake: a Task, which must not be stepped while another one may run."""
-        self.resume = partial(self._loop.call_soon, resume)
+        self.resume = partial(self._loop.call_soon, resume, context=context)
 
     def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002
         """Wake the one who waits with CancelledError, in the loop's next turn."""

@@ -51,6 +51,8 @@ class Admission(Struct, kw_only=True):
 
     head: Head
     place: Place
+    """Whose words its errors are in; the body may move it to another one that shares the path."""
+    place_of_path: Place
     record: AccessRecord
     began_s: float
     max_body_bytes: int
@@ -123,7 +125,9 @@ class Gateway:
         It comes from the same caller, and its body is not longer than `max_body_bytes`: what was
         decided from the head alone is still decided.
         """
-        return self._admission(earlier.head, earlier.place, earlier.record.client_request_id)
+        return self._admission(
+            earlier.head, earlier.place_of_path, earlier.record.client_request_id
+        )
 
     async def run(self, admission: Admission, body: bytes) -> Reply:
         """Serve an admitted request. Raises nothing but cancellation."""
@@ -176,6 +180,7 @@ class Gateway:
         return Admission(
             head=head,
             place=place,
+            place_of_path=place,
             record=record,
             began_s=clock.monotonic(),
             max_body_bytes=parts.max_body_bytes,
@@ -236,7 +241,8 @@ class Gateway:
             streaming.request, request_id=wish.record.request_id, timeouts=timeouts
         )
         try:
-            is_stream = incoming.headers.get("content-type", "").startswith(EVENT_STREAM)
+            media_type = incoming.headers.get("content-type", "").lower()
+            is_stream = media_type.startswith(EVENT_STREAM)
             if incoming.status != 200 or not is_stream:
                 body = await incoming.read_all()
                 response = UpstreamResponse(
@@ -374,6 +380,8 @@ class Gateway:
             record.usage = (relay.usage.prompt_tokens, relay.usage.completion_tokens)
         if error is not None:
             record.code = error.code
+            if error.code is Code.INTERNAL_ERROR and isinstance(error.__cause__, Exception):
+                self._parts.observer.crashed(record, error.__cause__)
         if has_left:
             record.status = CLIENT_GONE
         if not admission.is_over:

@@ -6,7 +6,8 @@ and knows no connection: `exchange` opens, ports.Incoming and wire.http.Sink are
 
 The frames of an upstream that speaks the client's own format go on as they came, while its reader
 reads them for the books; they go on frame by frame, so that one which tells an error, in words
-that may hold a secret, can be told in ours instead.
+that may hold a secret, can be told in ours instead. What is told never depends on how the bytes
+were split: what stood in front of an error goes out in front of it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from keyhole.backends import faults
 from keyhole.backends.base import Stream
 from keyhole.catalog import Target
 from keyhole.dialects.base import EventWriter, NotThisFormatError, StreamFailedError
-from keyhole.errors import Code, KeyholeError, UpstreamError
+from keyhole.errors import Code, GatewayError, KeyholeError, UpstreamError
 from keyhole.ports import Alarms, Incoming
 from keyhole.wire.answer import Usage
 from keyhole.wire.call import Call
@@ -39,8 +40,9 @@ class Relay:
     """One client's stream; a wire.http.ReplyStream, a ports.Receiver and a ports.Timed."""
 
     __slots__ = (
-        *("_alarms", "_call", "_ended", "_frames", "_heartbeat_s", "_incoming", "_is_over"),
-        *("_plan", "_sink", "_target", "_writer", "bytes_out", "due_s", "usage", "watched_s"),
+        *("_alarms", "_call", "_ended", "_failure", "_frames", "_heartbeat_s", "_incoming"),
+        *("_is_over", "_is_paused", "_plan", "_sink", "_target", "_writer"),
+        *("bytes_out", "due_s", "usage", "watched_s"),
     )
 
     def __init__(
@@ -62,7 +64,9 @@ class Relay:
         self._sink: Sink | None = None
         self._alarms: Alarms | None = None
         self._heartbeat_s = 0.0
-        self._is_over = False
+        self._is_over = self._is_paused = False
+        self._failure: KeyholeError | None = None
+        """What went wrong behind the first frame, before the door began."""
         self.usage: Usage | None = None
         """The last that the upstream has told."""
         self.bytes_out = 0
@@ -75,15 +79,21 @@ class Relay:
         may be asked.
         """
         self._writer = writer
-        while True:
+        out: list[bytes] = []
+        while not out and not self._is_over:
             chunk = await self._incoming.read()
-            if not chunk:
-                out = self._last()
-                self._is_over = True
-                return out
-            out = self._translate(self._feed(chunk))
-            if out:
-                return out
+            try:
+                if chunk:
+                    self._take(chunk, out)
+                else:
+                    self._take_end(out)
+            except UpstreamError as error:
+                if not out:
+                    raise
+                self._failure = error
+                self._incoming.close()
+            self._is_over = not chunk or self._failure is not None
+        return b"".join(out)
 
     def carry(self, ended: Ended, alarms: Alarms, heartbeat_s: float) -> None:
         """Say who is to be told of its end, and how long it may be silent; 0 for ever."""
@@ -98,21 +108,25 @@ class Relay:
     def start(self, sink: Sink, first: bytes) -> None:
         """Send what has come to the sink, and from now on what comes."""
         self._sink = sink
-        self.bytes_out += len(first)
         if self._is_over:
-            self._end(first, None)
+            self._finish(first, self._failure)
             return
+        self.bytes_out += len(first)
         sink.send(first)
         self._listen()
         self._incoming.relay(self)
+        if self._is_paused and not self._is_over:
+            self._incoming.pause()  # asked for by the first of it, before there was what to pause
 
     def pause(self) -> None:
         """The client does not read: let the upstream wait."""
+        self._is_paused = True
         if not self._is_over:
             self._incoming.pause()
 
     def resume(self) -> None:
         """It reads again."""
+        self._is_paused = False
         if not self._is_over:
             self._incoming.resume()
 
@@ -128,14 +142,16 @@ class Relay:
 
     def piece(self, chunk: bytes) -> None:
         """Bytes have come."""
+        out: list[bytes] = []
         try:
-            out = self._translate(self._feed(chunk))
-        except UpstreamError as error:
-            self._fail(error)
+            self._take(chunk, out)
+        except Exception as error:  # noqa: BLE001  # an edge: nobody else would hear of it
+            self._fail(error, out)
             return
         if out and self._sink is not None:
-            self.bytes_out += len(out)
-            self._sink.send(out)
+            written = out[0] if len(out) == 1 else b"".join(out)
+            self.bytes_out += len(written)
+            self._sink.send(written)
             if self._heartbeat_s:
                 self._listen()
 
@@ -143,49 +159,66 @@ class Relay:
         """The upstream's bytes have ended: all of them, or with what went wrong."""
         if self._is_over:
             return
-        if error is not None:
-            self._fail(error)
-            return
+        out: list[bytes] = []
         try:
-            out = self._last()
-        except UpstreamError as early:
-            self._fail(early)
+            if error is not None:
+                raise error
+            self._take_end(out)
+        except Exception as early:  # noqa: BLE001  # an edge, as above
+            self._fail(early, out)
         else:
             self._is_over = True
-            self.bytes_out += len(out)
-            self._end(out, None)
+            self._finish(b"".join(out), None)
 
     # For the deadline wheel
 
     def expire(self, now_s: float) -> None:
         """It has been silent for too long: a comment keeps proxies from closing it."""
         if self._sink is not None and self._writer is not None and not self._is_over:
-            self.bytes_out += len(self._writer.heartbeat)
-            self._sink.send(self._writer.heartbeat)
             self.due_s = now_s + self._heartbeat_s
+            if not self._is_paused:  # a client that takes nothing is not kept alive by more
+                self.bytes_out += len(self._writer.heartbeat)
+                self._sink.send(self._writer.heartbeat)
 
     # Inside
 
-    def _feed(self, chunk: bytes) -> list[Frame]:
-        secret = self._target.upstream.secret
-        if secret is not None and secret.is_in(chunk):
-            raise faults.echoed_secret(self._target.upstream, 200)
+    def _take(self, chunk: bytes, out: list[bytes]) -> None:
+        """Add what the client gets for a chunk; raises UpstreamError behind what is good of it."""
         try:
-            return self._frames.feed(chunk)
+            frames = self._frames.feed(chunk)
         except FrameTooLargeError as error:
             raise self._too_large(error) from None
+        for frame in frames:
+            self._translate(frame, out)
 
-    def _translate(self, frames: list[Frame]) -> bytes:
-        """What the client gets for some frames; raises UpstreamError."""
-        plan = self._plan
-        out = [
-            (frame.raw if plan.edit is None else plan.edit(frame.raw))
-            if plan.is_passed_on
-            else self._write(events)
-            for frame in frames
-            if (events := self._read(frame)) is not None
-        ]
-        return out[0] if len(out) == 1 else b"".join(out)
+    def _take_end(self, out: list[bytes]) -> None:
+        """The same for the end of the upstream's bytes."""
+        try:
+            last = self._frames.end()
+        except FrameTooLargeError as error:
+            raise self._too_large(error) from None
+        if last is not None:
+            self._translate(last, out)
+        if not self._plan.reader.is_complete:
+            raise faults.broken_off(self._target)
+        if not self._plan.is_passed_on and self._writer is not None:
+            out.append(self._writer.end())
+
+    def _translate(self, frame: Frame, out: list[bytes]) -> None:
+        secret, plan = self._target.upstream.secret, self._plan
+        if secret is not None and secret.is_in(frame.raw):
+            raise faults.echoed_secret(self._target.upstream, 200)
+        events = self._read(frame)
+        if events is None:
+            return
+        if not plan.is_passed_on:
+            written = self._write(events)
+        elif plan.edit is not None:
+            written = plan.edit(frame.raw)
+        else:
+            written = frame.raw
+        if written:
+            out.append(written)
 
     def _read(self, frame: Frame) -> list[Event] | tuple[Event, ...] | None:
         """A frame's events; None for one that is nothing to the client."""
@@ -209,19 +242,6 @@ class Relay:
             return writer.write(events[0])
         return b"".join([writer.write(event) for event in events])
 
-    def _last(self) -> bytes:
-        """What the client gets at the end of the upstream's bytes; raises UpstreamError."""
-        try:
-            last = self._frames.end()
-        except FrameTooLargeError as error:
-            raise self._too_large(error) from None
-        out = self._translate([last]) if last is not None else b""
-        if not self._plan.reader.is_complete:
-            raise faults.broken_off(self._target)
-        if self._plan.is_passed_on or self._writer is None:
-            return out
-        return out + self._writer.end()
-
     def _too_large(self, error: FrameTooLargeError) -> UpstreamError:
         return UpstreamError(
             Code.UPSTREAM_ANSWER_TOO_LARGE,
@@ -230,14 +250,19 @@ class Relay:
             upstream_status=200,
         )
 
-    def _fail(self, error: KeyholeError) -> None:
+    def _fail(self, error: Exception, out: list[bytes]) -> None:
+        if not isinstance(error, KeyholeError):
+            crash, error = error, GatewayError(Code.INTERNAL_ERROR, "Internal error.")
+            error.__cause__ = crash
         self._is_over = True
         self._incoming.close()
-        out = self._writer.fail(error) if self._writer is not None else b""
-        self.bytes_out += len(out)
-        self._end(out, error)
+        self._finish(b"".join(out), error)
 
-    def _end(self, out: bytes, error: KeyholeError | None) -> None:
+    def _finish(self, out: bytes, error: KeyholeError | None) -> None:
+        """Send the last of it, and what went wrong, if anything."""
+        if error is not None and self._writer is not None:
+            out += self._writer.fail(error)
+        self.bytes_out += len(out)
         if self._sink is not None:
             self._sink.end(out)
         self._close(error, has_left=False)
@@ -252,7 +277,7 @@ class Relay:
 
     def _listen(self) -> None:
         """Put the next heartbeat off."""
-        if self._alarms is not None and self._heartbeat_s:
+        if self._alarms is not None and self._heartbeat_s and not self._is_over:
             self.due_s = self._alarms.now_s() + self._heartbeat_s
             if self.due_s < self.watched_s:
                 self._alarms.watch(self)

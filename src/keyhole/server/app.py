@@ -2,11 +2,13 @@
 
 It reads a body only for who was let in, counts it as it comes, and stops the work when the
 client hangs up. It knows no path and makes no reply of its own: the core does. Framing,
-keep-alive and timeouts are the server's.
+keep-alive and timeouts are the server's. A stream goes on piece by piece, but to a client of
+HTTP/1.0, which gets it whole: no server can be told to send it a body of unknown length.
 
 Facts: the ASGI specification, HTTP and Lifespan (https://asgi.readthedocs.io, 2026-11). uvicorn
 0.54 closes the connection after a reply with `connection: close`, answers `Expect:
-100-continue` when the body is first asked for, and with httptools takes a request with
+100-continue` when the body is first asked for, and with httptools sends a body of unknown length
+in chunks, to HTTP/1.0 too, and takes a request with
 `Connection: Upgrade` as one without a body: what follows is read as the next request. Until
 that is mended below this door, such a connection ends with its first reply.
 """
@@ -22,7 +24,8 @@ from urllib.parse import quote
 
 from keyhole.errors import ClientError, SetupError
 from keyhole.exchange import Admission, Gateway, body_too_large
-from keyhole.wire.http import Head, Reply
+from keyhole.server.pulled import Pulled
+from keyhole.wire.http import Head, Reply, ReplyStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -107,9 +110,7 @@ class AsgiDoor:
             if isinstance(body, ClientError):
                 await _send(send, head, gateway.refuse(admission, body), unread=receive)
             elif body is not None:
-                reply = await _run_while_there(gateway, admission, body, receive)
-                if reply is not None:
-                    await _send(send, head, reply)
+                await _answer(gateway, admission, body, _Client(scope, head, receive, send))
         finally:  # nothing if it has ended; a request that was cancelled before it ran has not
             gateway.left(admission)
 
@@ -131,31 +132,81 @@ async def _read_body(receive: Receive, max_bytes: int) -> bytes | ClientError | 
     return b"".join(parts)
 
 
-async def _run_while_there(
-    gateway: Gateway, admission: Admission, body: bytes, receive: Receive
-) -> Reply | None:
-    """Run, and cancel it when the client disconnects; None if that came first."""
-    async with asyncio.TaskGroup() as group:
-        run = group.create_task(gateway.run(admission, body))
-        watcher = group.create_task(_cancel_when_gone(run, receive))
-        await asyncio.wait((run,))
-        watcher.cancel()
-    return None if run.cancelled() else run.result()
+class _Client:
+    """Who is answered, for as long as they are there."""
+
+    def __init__(self, scope: Message, head: Head, receive: Receive, send: Send) -> None:
+        self.head = head
+        self.send = send
+        self.takes_chunks = scope.get("http_version") != "1.0"
+        self._receive = receive
+        self._cancel: Callable[[], object] | None = None
+        self._is_gone = False
+
+    async def watch(self) -> None:
+        """Wait until they are gone, and stop what is done for them."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._is_gone = True
+        if self._cancel is not None:
+            self._cancel()
+
+    def when_gone(self, cancel: Callable[[], object]) -> None:
+        """Call this when they are gone, in place of what was to be called before."""
+        self._cancel = cancel
+        if self._is_gone:
+            cancel()
 
 
-async def _cancel_when_gone(run: asyncio.Task[Reply], receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    run.cancel()
+async def _answer(gateway: Gateway, admission: Admission, body: bytes, client: _Client) -> None:
+    """Run, and send the reply; all of it ends when the client disconnects."""
+    run: asyncio.Task[Reply] | None = None
+    stream: ReplyStream | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            run = group.create_task(gateway.run(admission, body))
+            client.when_gone(run.cancel)
+            watcher = group.create_task(client.watch())
+            await asyncio.wait((run,))
+            if not run.cancelled() and run.result().stream is not None:
+                with contextlib.suppress(OSError):  # it has gone: so say servers and Pulled
+                    await _send_stream(client, run.result())
+            watcher.cancel()
+    finally:
+        if run is not None and run.done() and not run.cancelled():
+            stream = run.result().stream
+            if stream is not None:
+                stream.cancel()  # nothing where it has ended
+    if stream is None and not run.cancelled():
+        await _send(client.send, client.head, run.result())
+
+
+async def _send_stream(client: _Client, reply: Reply) -> None:
+    """Send a stream piece by piece; raises OSError when the client goes."""
+    assert reply.stream is not None  # noqa: S101  # the caller has looked
+    pulled = Pulled(reply.stream, reply.body)
+    client.when_gone(pulled.cancel)
+    if not client.takes_chunks:
+        pieces = []
+        while piece := await pulled.take():
+            pieces.append(piece)
+        whole = Reply(status=reply.status, headers=reply.headers, body=b"".join(pieces))
+        await _send(client.send, client.head, whole)
+        return
+    headers = _headers(client.head, reply)
+    await client.send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    while piece := await pulled.take():
+        await client.send({"type": "http.response.body", "body": piece, "more_body": True})
+    await client.send({"type": "http.response.body", "body": b""})
 
 
 async def _send(send: Send, head: Head, reply: Reply, *, unread: Receive | None = None) -> None:
     """Send a reply; `unread` is where the rest of the request's body would come from."""
     cut = unread if reply.status == 413 else None
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
+    headers = _headers(head, reply)
     if reply.status != 204:  # RFC 9110, section 8.6: a 204 has no Content-Length
         headers.append((b"content-length", str(len(reply.body)).encode()))
-    if cut is not None or _is_doubtful(head):
+    if cut is not None and not _is_doubtful(head):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     body = b"" if head.method == "HEAD" else reply.body
@@ -164,6 +215,13 @@ async def _send(send: Send, head: Head, reply: Reply, *, unread: Receive | None 
         await _linger(cut)
         body = b""
     await send({"type": "http.response.body", "body": body})
+
+
+def _headers(head: Head, reply: Reply) -> list[tuple[bytes, bytes]]:
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
+    if _is_doubtful(head):
+        headers.append((b"connection", b"close"))
+    return headers
 
 
 async def _linger(receive: Receive) -> None:

@@ -296,6 +296,7 @@ class HotCycle:
 
     async def _serve(self) -> None:
         protocol, admitted = self._protocol, self.admitted
+        reply: Reply | None = None
         try:
             if isinstance(admitted, Reply):
                 reply = admitted
@@ -312,6 +313,8 @@ class HotCycle:
                 self._finish(reply)
         except asyncio.CancelledError:
             # By its client's leaving, or by uvicorn when draining took too long.
+            if reply is not None and reply.stream is not None:
+                reply.stream.cancel()
             self.leave()
             raise
         except Exception as error:  # noqa: BLE001  # nobody awaits this coroutine

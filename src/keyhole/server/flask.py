@@ -4,8 +4,8 @@
     app.register_blueprint(blueprint(), url_prefix="/ai")
 
 Flask only routes: every method and path below the prefix reaches the core, and the core's
-status, headers and bytes go out as they are. It cannot see a client hang up while a request
-runs: WSGI has no way to tell.
+status, headers and bytes go out as they are, those of a stream piece by piece. It cannot see a
+client hang up while a request runs, or while a stream is silent: WSGI has no way to tell.
 
 Facts: PEP 3333 decodes PATH_INFO, so the path as it came is in RAW_URI (gunicorn, werkzeug) or
 REQUEST_URI (uWSGI, mod_wsgi, werkzeug). `wsgi.input` ends by itself only where the server says
@@ -28,7 +28,7 @@ import msgspec
 from keyhole.errors import ClientError, Code, GatewayError, SetupError
 from keyhole.exchange import Admission, Gateway, body_too_large
 from keyhole.server.app import LINGER_BYTES, UNKNOWN_PEER, Lifespan
-from keyhole.server.loop import ThreadedGateway
+from keyhole.server.loop import Body, ThreadedGateway
 from keyhole.wire.http import JSON, Head, Reply
 
 if TYPE_CHECKING:
@@ -158,28 +158,33 @@ def _lifespan(config: str | os.PathLike[str] | None, *, local_only: bool) -> Lif
 
 def _serve(gateway: ThreadedGateway, below_prefix: str) -> flask.Response:
     environ: Environ = flask.request.environ
+    body: Body | None = None
     try:
-        reply = _exchange(gateway, environ, _head(environ, below_prefix))
+        reply, body = _exchange(gateway, environ, _head(environ, below_prefix))
     except SetupError as error:
         log = flask.current_app.logger
         log.error("Keyhole could not start: %s", error)  # noqa: TRY400  # one line says it all
         reply = _unavailable(Code.INTERNAL_ERROR, "Keyhole could not start; its log says why.")
     except GatewayError as error:
         reply = _unavailable(error.code, error.message)
+    if body is not None:
+        return _Response(body, status=reply.status, headers=reply.headers)
     return _response(reply, environ)
 
 
-def _exchange(gateway: ThreadedGateway, environ: Environ, head: Head) -> Reply:
+def _exchange(gateway: ThreadedGateway, environ: Environ, head: Head) -> tuple[Reply, Body | None]:
     admission = gateway.admit(head)
     if isinstance(admission, Reply):
-        return admission
+        return admission, None
+    body: Body | None = None
     try:
-        return _answer(gateway, admission, environ)
+        reply, body = _answer(gateway, admission, environ)
     except GatewayError as error:  # the core was closed meanwhile
-        return _unavailable(error.code, error.message, admission.record.request_id)
+        reply = _unavailable(error.code, error.message, admission.record.request_id)
     finally:
-        if not admission.is_over:
+        if body is None and not admission.is_over:
             gateway.end(lambda core: core.left(admission))
+    return reply, body
 
 
 def _unavailable(code: Code, error: str, request_id: str | None = None) -> Reply:
@@ -192,14 +197,16 @@ def _unavailable(code: Code, error: str, request_id: str | None = None) -> Reply
     return Reply(status=503, headers=headers, body=msgspec.json.encode(body))
 
 
-def _answer(gateway: ThreadedGateway, admission: Admission, environ: Environ) -> Reply:
+def _answer(
+    gateway: ThreadedGateway, admission: Admission, environ: Environ
+) -> tuple[Reply, Body | None]:
     try:
         body = _read_body(environ, admission.max_body_bytes)
     except ClientError as error:
         too_large = error
-        return gateway.end(lambda core: core.refuse(admission, too_large))
+        return gateway.end(lambda core: core.refuse(admission, too_large)), None
     except OSError:  # it hung up, or its chunks are broken
-        return Reply(status=400, headers=[])
+        return Reply(status=400, headers=[]), None
     return gateway.run(admission, body)
 
 

@@ -20,12 +20,13 @@ import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import uvloop
 
 from keyhole.errors import Code, GatewayError
 from keyhole.exchange import Admission, Gateway
+from keyhole.server.pulled import Pulled
 from keyhole.wire.http import Head, Reply
 
 STOP_TIMEOUT_S = 10.0
@@ -50,10 +51,10 @@ class ThreadedGateway:
         gateway = self._running().gateway
         return self._call(lambda: gateway.admit(head))
 
-    def run(self, admission: Admission, body: bytes) -> Reply:
-        """As Gateway.run."""
+    def run(self, admission: Admission, body: bytes) -> tuple[Reply, Body | None]:
+        """As Gateway.run; and its body, where that is a stream, in place of the stream."""
         loop = self._running()
-        return loop.wait(loop.gateway.run(admission, body))
+        return loop.wait(loop.run(admission, body))
 
     def end(self, step: Callable[[Gateway], T]) -> T:
         """Call `refuse` or `left` of the gateway."""
@@ -96,6 +97,43 @@ class ThreadedGateway:
         atexit.unregister(self.close)
 
 
+class Body:
+    """The body of a stream, piece by piece, each as soon as it has come, for one thread.
+
+    Whoever has it must read it to its end or close it.
+    """
+
+    def __init__(self, loop: _Loop, pulled: Pulled) -> None:
+        self._loop = loop
+        self._pulled: Pulled | None = pulled
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        """Wait for a piece; raises GatewayError or ConnectionError where it breaks off."""
+        if self._pulled is None:
+            raise StopIteration
+        try:
+            piece = self._loop.wait(self._pulled.take())
+        except BaseException:
+            self.close()
+            raise
+        if not piece:
+            self.close()
+            raise StopIteration
+        return piece
+
+    def close(self) -> None:
+        """Nobody reads on; from any thread, and without waiting."""
+        pulled, self._pulled = self._pulled, None
+        if pulled is not None:
+            self._loop.drop(pulled)
+
+    __del__ = close
+    """For a reply that is dropped on its way to the server, which would have closed it."""
+
+
 def _shutting_down() -> GatewayError:
     return GatewayError(Code.SHUTTING_DOWN, "Keyhole is shutting down.", status=503)
 
@@ -107,6 +145,8 @@ class _Loop:
         self._lifespan = lifespan
         self._opened: Future[Gateway] = Future()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._streams: set[Pulled] = set()
+        """Those that were handed out, and neither read to their end nor closed."""
         self._loop = uvloop.new_event_loop()
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._live, name="keyhole", daemon=True)
@@ -133,6 +173,24 @@ class _Loop:
             future.cancel()
             raise
 
+    async def run(self, admission: Admission, body: bytes) -> tuple[Reply, Body | None]:
+        """Run a request on the loop."""
+        reply = await self.gateway.run(admission, body)
+        if reply.stream is None:
+            return reply, None
+        pulled = Pulled(reply.stream, reply.body)
+        self._streams.add(pulled)
+        return Reply(status=reply.status, headers=reply.headers), Body(self, pulled)
+
+    def drop(self, pulled: Pulled) -> None:
+        """Cancel a stream that nobody reads any more, if it has not ended; from any thread."""
+        with contextlib.suppress(RuntimeError):  # closed already, and every stream with it
+            self._loop.call_soon_threadsafe(self._drop, pulled)
+
+    def _drop(self, pulled: Pulled) -> None:
+        self._streams.discard(pulled)
+        pulled.cancel()
+
     def stop(self) -> None:
         """End the loop and its thread."""
         with contextlib.suppress(RuntimeError):  # closed already
@@ -154,6 +212,8 @@ class _Loop:
             await self._stopping.wait()
             for task in self._tasks:
                 task.cancel()
+            for pulled in list(self._streams):
+                self._drop(pulled)
             if self._tasks:
                 await asyncio.wait(self._tasks)
 
