@@ -85,8 +85,7 @@ def describe(settings: Settings) -> str:
         f"read_timeout_s: {settings.read_timeout_s:g} idle_timeout_s: {settings.idle_timeout_s:g}",
         f"max_buffered_bytes: {settings.max_buffered_bytes}",
         f"allowed_origins: {', '.join(settings.access.allowed_origins)}",
-        f"stream: heartbeat_s={settings.stream.heartbeat_s:g}"
-        f" max_frame_bytes={settings.stream.max_frame_bytes}",
+        f"stream: {settings.stream.heartbeat_s:g} {settings.stream.max_frame_bytes}",
         f"log: {settings.log.format} texts={settings.log.texts}",
         f"engine: threads={settings.engine.threads} max_waiting={settings.engine.max_waiting}",
         f"hf_token_from: {settings.hf_token_from}",

@@ -5,9 +5,10 @@ finds that a connection had died before its request arrived (`http1.may_send_aga
 one in its place; every other failure is an UpstreamError for policy.
 
 What to do is decided by `choose` and `judge`, which know numbers and do nothing; what is decided
-is done in Pool. A slot is one connection, open or being opened, out of the upstream's `max_connections`. A
-request holds its slot from `take` or `obtain` to `release` or `discard`; a resting connection
-holds its own. Requests wait for a slot in the order in which they came, and none overtakes.
+is done in Pool. A slot is one connection, open or being opened, out of the upstream's
+`max_connections`. A request holds its slot from `take` or `obtain` to `release` or `discard`; a
+resting connection holds its own. Requests wait for a slot in the order in which they came, and
+none overtakes.
 """
 
 from __future__ import annotations
