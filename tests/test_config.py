@@ -85,6 +85,7 @@ def describe(settings: Settings) -> str:
         f"read_timeout_s: {settings.read_timeout_s:g} idle_timeout_s: {settings.idle_timeout_s:g}",
         f"max_buffered_bytes: {settings.max_buffered_bytes}",
         f"allowed_origins: {', '.join(settings.access.allowed_origins)}",
+        f"stream: {settings.stream.heartbeat_s:g} {settings.stream.max_frame_bytes}",
         f"log: {settings.log.format} texts={settings.log.texts}",
         f"engine: threads={settings.engine.threads} max_waiting={settings.engine.max_waiting}",
         f"hf_token_from: {settings.hf_token_from}",
@@ -422,10 +423,11 @@ def test_a_timeout_that_is_none_is_refused(tmp_path: Path, value: str) -> None:
 
 def test_every_setting_is_read(tmp_path: Path) -> None:
     """An unknown key is refused; so a key that SETTINGS names and no code reads would be too."""
-    said = problems_of(tmp_path, "[server]\nx = 1\n[log]\nx = 1\n[engine]\nx = 1\n")
-    for section in ("server", "log", "engine"):
+    once = ("server", "stream", "log", "engine")
+    said = problems_of(tmp_path, "".join(f"[{name}]\nx = 1\n" for name in once))
+    for section in once:
         assert f"(there are: {', '.join(SETTINGS[section])})" in said
-    assert set(SETTINGS) == {"server", "log", "engine", "upstream.NAME", "route.NAME"}
+    assert set(SETTINGS) == {*once, "upstream.NAME", "route.NAME"}
     everything = (GOLDEN / "50-every-setting" / "keyhole.toml").read_text()
     assert [
         key for keys in SETTINGS.values() for key in keys if f"\n{key} = " not in everything

@@ -167,3 +167,17 @@ def test_the_number_of_threads_reaches_the_engine(tmp_path: Path):
         given, engine=msgspec.structs.replace(given.engine, threads=None)
     )
     assert "PATH" in main._engine_environ(untold)
+
+
+async def test_a_frame_beyond_the_configured_length_is_not_taken(tmp_path: Path):
+    """stream.max_frame_bytes reaches the core."""
+    frame = b'data:{"token":{"id":1,"text":"%s"},"generated_text":null}\n\n' % (b"x" * 2000)
+    async with StandIn(Answer(headers={"content-type": "text/event-stream"}, body=frame)) as far:
+        given = settings(
+            tmp_path,
+            f'[upstream.far]\nkind = "tgi"\nurl = "{far.url}"\n'
+            '[route.default]\ntargets = ["far/m"]\n[stream]\nmax_frame_bytes = 1024\n',
+        )
+        reply = await ask(given, {"input": "Once", "stream": True})
+    assert reply.status == 502
+    assert json.loads(reply.body)["code"] == "upstream_answer_too_large"

@@ -47,8 +47,12 @@ class Upstream(Struct, frozen=True, kw_only=True):
     accepts: tuple[str, ...] = ()
     """Parameters beyond the dialect's own that this server takes, such as top_k."""
     connect_timeout_s: float = 5.0
+    silence_timeout_s: float = 120.0
+    """How long it may be silent in the middle of an answer."""
     total_timeout_s: float = 600.0
     max_response_bytes: int = 16 * 1024 * 1024
+    max_connections: int = 4096
+    """From one worker, those that rest included."""
 
 
 class Target(Struct, frozen=True):

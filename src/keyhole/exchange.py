@@ -44,6 +44,7 @@ from keyhole.wire.records import CLIENT_GONE, AccessRecord
 MAX_HEADER_VALUE_CHARS = 1024
 
 _Got = TypeVar("_Got")
+Headers = list[tuple[str, str]]
 
 
 class Admission(Struct, kw_only=True):
@@ -203,11 +204,10 @@ class Gateway:
         encoded = dialect.encode(call, answer, self._stamp(wish))
         if self._parts.tells_texts:
             self._parts.observer.told(record, {"answered": answer.texts})
-        return Reply(
-            status=200,
-            headers=[("content-type", JSON), ("x-keyhole-model", target.model)],
-            body=encoded,
-        )
+        headers = [("content-type", JSON), ("x-keyhole-model", target.model)]
+        if answer.is_chat:
+            headers += _translated(call, is_rendered=answer.is_rendered)
+        return Reply(status=200, headers=headers, body=encoded)
 
     def _dialect(self, admission: Admission, body: bytes) -> ClientDialect:
         """The dialect of a body, where two share a path; what is refused is refused in it."""
@@ -222,20 +222,23 @@ class Gateway:
 
     async def _stream(self, wish: Wish) -> Reply:
         """The head of a stream's reply, once its first frame says that it is a good one."""
-        target, (relay, first) = await self._try_targets(wish, self._open)
+        target, (relay, first, translated) = await self._try_targets(wish, self._open)
         headers = [
             ("content-type", EVENT_STREAM),
             ("cache-control", "no-cache"),
             ("x-accel-buffering", "no"),  # nginx would collect the stream otherwise
             ("x-keyhole-model", target.model),
+            *translated,
         ]
         return Reply(status=200, headers=headers, body=first, stream=relay)
 
-    async def _open(self, wish: Wish, target: Target) -> tuple[Relay | None, bytes]:
-        """One try to stream from one target: what goes on, and the client's first bytes."""
+    async def _open(self, wish: Wish, target: Target) -> tuple[Relay | None, bytes, Headers]:
+        """One try to stream from one target: what goes on, the first bytes, headers beside ours."""
         parts, call = self._parts, wish.call
         backend = parts.backends[target.upstream.kind]
         streaming = backend.stream(call, target, max_output_tokens=wish.route.max_output_tokens)
+        is_rendered = streaming.is_rendered
+        translated = _translated(call, is_rendered=is_rendered) if streaming.is_chat else []
         timeouts = self._count_attempt(wish, target)
         incoming = await parts.transport.open(
             streaming.request, request_id=wish.record.request_id, timeouts=timeouts
@@ -249,14 +252,14 @@ class Gateway:
                     status=incoming.status, headers=incoming.headers, body=body
                 )
                 answer = self._read_answer(backend, call, target, (response,))
-                return None, self._write_whole(wish, answer)
+                return None, self._write_whole(wish, answer), translated
             relay = Relay(call, target, streaming, incoming, max_frame_bytes=parts.max_frame_bytes)
             writer = wish.dialect.stream(call, self._stamp(wish), is_chat=streaming.is_chat)
             first = await relay.begin(writer)
         except BaseException:
             incoming.close()
             raise
-        return relay, first
+        return relay, first, translated
 
     def _write_whole(self, wish: Wish, answer: Answer) -> bytes:
         """A stream of one piece, for an upstream that answers at once although asked to stream."""
@@ -392,6 +395,13 @@ class Gateway:
         admission.is_over = True
         record.duration_ms = (now_s - admission.began_s) * 1000
         self._parts.observer.ended(record)
+
+
+def _translated(call: Call, *, is_rendered: bool) -> Headers:
+    """What tells the client of a reply that its upstream was asked in another way than it asked."""
+    if is_rendered:
+        return [("x-keyhole-translated", "chat-to-text")]
+    return [] if call.messages else [("x-keyhole-translated", "text-to-chat")]
 
 
 def _sendable(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -160,6 +160,8 @@ async def open_runtime(
         observer=Observers(metrics, *log),
         alarms=transport.alarms,
         max_body_bytes=settings.max_body_bytes,
+        max_frame_bytes=settings.stream.max_frame_bytes,
+        heartbeat_s=settings.stream.heartbeat_s,
         tells_texts=settings.log.texts,
     )
     keeper = engine_keeper(settings, say) if keeps_engine else None

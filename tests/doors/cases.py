@@ -204,7 +204,10 @@ _PAGE = {"method": "GET", "path": "/health/live"}
 _FINE = {"reply": b'{"status":"ok"}', "reply_headers": (("cache-control", "no-store"),)}
 _CORS = (
     ("access-control-allow-origin", ALLOWED_ORIGIN),
-    ("access-control-expose-headers", "x-request-id, x-keyhole-model, retry-after"),
+    (
+        "access-control-expose-headers",
+        "x-request-id, x-keyhole-model, x-keyhole-translated, retry-after",
+    ),
 )
 
 

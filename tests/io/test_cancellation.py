@@ -118,7 +118,6 @@ class Ground(Struct, kw_only=True):
 
     server: Server
     upstream: Upstream
-    make: Callable[[], PooledTransport] = PooledTransport
     prepare: Callable[[PooledTransport], Awaitable[Any]] | None = None
     """Done before; what it returns, if anything, is a task to wait for afterwards."""
 
@@ -128,7 +127,7 @@ async def cancel_everywhere(ground: Ground, scenario: Scenario) -> int:
     places = 0
     for is_answered in (False, True):
         for stop in range(1, 100):
-            transport = ground.make()
+            transport = PooledTransport()
             other = await ground.prepare(transport) if ground.prepare else None
             trying = scenario(transport, ground.upstream)
             task = asyncio.ensure_future(cancelled_at(trying, stop, is_answered=is_answered))
@@ -206,7 +205,7 @@ async def test_while_waiting_in_the_queue() -> None:
             await until(lambda: "1 active" in repr(transport))
             return other
 
-        where.make = lambda: PooledTransport(max_connections=1)
+        where.upstream = make_upstream(where.upstream.url, max_connections=1)
         where.prepare = prepare
         assert await cancel_everywhere(where, send) >= 4
 
@@ -220,7 +219,7 @@ async def test_while_waiting_in_the_queue_for_a_slot_to_connect_in() -> None:
             await until(lambda: "1 active" in repr(transport))
             return other
 
-        where.make = lambda: PooledTransport(max_connections=1)
+        where.upstream = make_upstream(where.upstream.url, max_connections=1)
         where.prepare = prepare
         assert await cancel_everywhere(where, send) >= 6
 

@@ -140,9 +140,9 @@ async def test_nothing_is_sent_twice_when_a_new_connection_closes(
 
 
 async def test_requests_over_the_cap_wait_and_are_served_in_their_order() -> None:
-    transport = PooledTransport(max_connections=1)
+    transport = PooledTransport()
     async with StandIn(Reply(delay_s=0.01)) as standin:
-        upstream = make_upstream(standin.url)
+        upstream = make_upstream(standin.url, max_connections=1)
         sending = []
         for number in range(6):
             sending.append(send(transport, upstream, b"%d" % number))
@@ -158,9 +158,9 @@ async def test_requests_over_the_cap_wait_and_are_served_in_their_order() -> Non
 
 @pytest.mark.parametrize("answer", [Raw(), Raw((b"HTTP/1.0 200 OK\r\n\r\n",))])
 async def test_a_slot_goes_on_where_its_connection_cannot(answer: Raw) -> None:
-    transport = PooledTransport(max_connections=2)
+    transport = PooledTransport()
     async with StandIn(answer) as standin:
-        upstream = make_upstream(standin.url)
+        upstream = make_upstream(standin.url, max_connections=2)
         sending = [send(transport, upstream, b"%d" % number) for number in range(8)]
         await asyncio.gather(*sending, return_exceptions=True)
         assert state(transport) == "0 active, 0 idle, 0 queued"
@@ -170,9 +170,9 @@ async def test_a_slot_goes_on_where_its_connection_cannot(answer: Raw) -> None:
 
 
 async def test_who_leaves_the_queue_is_passed_over() -> None:
-    transport = PooledTransport(max_connections=1)
+    transport = PooledTransport()
     async with StandIn(Reply(delay_s=0.05)) as standin:
-        upstream = make_upstream(standin.url)
+        upstream = make_upstream(standin.url, max_connections=1)
         sending = [send(transport, upstream, b"%d" % number) for number in range(4)]
         await standin.wait_for_requests(1)
         for number in (1, 3):
@@ -186,9 +186,9 @@ async def test_who_leaves_the_queue_is_passed_over() -> None:
 
 
 async def test_who_is_cancelled_as_its_turn_comes_hands_it_on() -> None:
-    transport = PooledTransport(max_connections=1)
+    transport = PooledTransport()
     async with StandIn(Reply(delay_s=0.02)) as standin:
-        upstream = make_upstream(standin.url)
+        upstream = make_upstream(standin.url, max_connections=1)
         sending = [send(transport, upstream, b"%d" % number) for number in range(3)]
         sending[0].add_done_callback(lambda _: sending[1].cancel())
         await asyncio.wait(sending)
@@ -201,9 +201,9 @@ async def test_who_is_cancelled_as_its_turn_comes_hands_it_on() -> None:
 @pytest.mark.parametrize("is_read", [False, True])
 async def test_who_is_cancelled_and_not_out_of_the_queue_yet_gets_nothing(is_read: bool) -> None:
     """The cancellation and the freed slot come in the same turn of the loop."""
-    transport = PooledTransport(max_connections=1)
+    transport = PooledTransport()
     async with StandIn(OK) as standin:
-        upstream = make_upstream(standin.url)
+        upstream = make_upstream(standin.url, max_connections=1)
         request = make_request(upstream)
         response = await transport.open(request, request_id="id", timeouts=TIMEOUTS)
         leaving, staying = send(transport, upstream), send(transport, upstream)
@@ -219,9 +219,9 @@ async def test_who_is_cancelled_and_not_out_of_the_queue_yet_gets_nothing(is_rea
 
 
 async def test_waiting_in_the_queue_has_a_deadline() -> None:
-    transport = PooledTransport(max_connections=1)
+    transport = PooledTransport()
     async with StandIn(Reply(delay_s=60)) as standin:
-        upstream = make_upstream(standin.url)
+        upstream = make_upstream(standin.url, max_connections=1)
         first = send(transport, upstream, timeouts=PATIENT)
         await standin.wait_for_requests(1)
         second = send(transport, upstream)
@@ -255,9 +255,9 @@ async def test_a_cancelled_request_closes_its_connection(transport: PooledTransp
 
 
 async def test_closing_fails_what_is_under_way_and_what_waits_and_what_comes() -> None:
-    transport = PooledTransport(max_connections=1)
+    transport = PooledTransport()
     async with StandIn(Reply(delay_s=60)) as standin:
-        upstream = make_upstream(standin.url)
+        upstream = make_upstream(standin.url, max_connections=1)
         sending = [send(transport, upstream) for _ in range(3)]
         await standin.wait_for_requests(1)
         await transport.aclose()

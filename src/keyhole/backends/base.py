@@ -35,6 +35,8 @@ class Stream(Struct, frozen=True, kw_only=True):
     """What becomes of each frame that is passed on, blank line and all; None: nothing does."""
     is_chat: bool = False
     """As in Answer."""
+    is_rendered: bool = False
+    """As in Answer."""
 
 
 class Backend(Protocol):

@@ -229,6 +229,7 @@ def as_reply(answer: Answer) -> Answer:
         answer,
         texts=tuple(tuple(cut(text, CHAT_STOPS).strip() for text in row) for row in answer.texts),
         is_chat=True,
+        is_rendered=True,
     )
 
 

@@ -58,6 +58,7 @@ class HfInference:
             reader=ReplyReader(reader) if call.messages else reader,
             is_passed_on=passes,
             is_chat=bool(call.messages),
+            is_rendered=bool(call.messages),
         )
 
     def answer(self, call: Call, target: Target, responses: Sequence[UpstreamResponse]) -> Answer:

@@ -90,6 +90,7 @@ class Tgi:
             request=self._ask_stream(target, body),
             reader=ReplyReader(TgiReader()) if is_chat else TgiReader(),
             is_chat=is_chat,
+            is_rendered=is_chat,
         )
 
     def prompt(self, text: str) -> str:

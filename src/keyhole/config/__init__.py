@@ -19,6 +19,7 @@ from keyhole.config.settings import (
     Listen,
     LogSettings,
     Settings,
+    StreamSettings,
     engine_socket,
     load,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "LogSettings",
     "Problem",
     "Settings",
+    "StreamSettings",
     "engine_socket",
     "load",
 ]

@@ -51,6 +51,10 @@ _ONCE: Mapping[str, Mapping[str, Check]] = {
         "max_buffered_bytes": whole(1024, 2**50, unit="bytes"),
         "builtin_routes": flag,
     },
+    "stream": {
+        "heartbeat_s": seconds(0, 3600),
+        "max_frame_bytes": whole(1024, 1024**3, unit="bytes"),
+    },
     "log": {"format": one_of("auto", "text", "json"), "texts": flag},
     "engine": {"threads": whole(1, 1024), "max_waiting": whole(0, 100_000)},
 }
@@ -68,6 +72,15 @@ class Listen(Struct, frozen=True):
 
     host: str
     port: int
+
+
+class StreamSettings(Struct, frozen=True):
+    """How replies are streamed."""
+
+    heartbeat_s: float = 15
+    """How long one may be silent before its client gets a comment; 0 for ever."""
+    max_frame_bytes: int = 1024 * 1024
+    """The longest frame that is taken from an upstream."""
 
 
 class LogSettings(Struct, frozen=True):
@@ -99,6 +112,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_buffered_bytes: int = 256 * 1024 * 1024
     access: Access
     catalog: Catalog
+    stream: StreamSettings
     log: LogSettings
     engine: EngineSettings
     hf_token_from: str | None
@@ -157,6 +171,7 @@ def load(
             exact={name: route for name, route in routes.items() if not route.is_pattern},
             patterns=tuple(route for route in routes.values() if route.is_pattern),
         ),
+        stream=StreamSettings(**sections["stream"]),
         log=LogSettings(**sections["log"]),
         engine=EngineSettings(**sections["engine"]),
         hf_token_from=token.found_in if token else None,

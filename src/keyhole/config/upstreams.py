@@ -45,8 +45,10 @@ UPSTREAM: Mapping[str, Check] = {
     "completions": flag,
     "accepts": list_of(one_of("top_k", "repetition_penalty"), example='["top_k"]'),
     "connect_timeout_s": seconds(0.001, 86400),
+    "silence_timeout_s": seconds(0.001, 86400),
     "total_timeout_s": seconds(0.001, 86400),
     "max_response_bytes": whole(1024, 1024**3, unit="bytes"),
+    "max_connections": whole(1, 65535, unit="connections"),
 }
 """The keys of [upstream.NAME]."""
 

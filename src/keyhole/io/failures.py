@@ -91,7 +91,9 @@ def no_end_in_time(name: str, total_s: float) -> UpstreamError:
 def fell_silent(name: str, idle_s: float) -> UpstreamError:
     """The idle deadline, between two pieces of a body, has passed."""
     return UpstreamError(
-        Code.UPSTREAM_TIMEOUT, f"{culprit(name)} fell silent in mid-answer for {idle_s:g} s."
+        Code.UPSTREAM_TIMEOUT,
+        f"{culprit(name)} fell silent in mid-answer for {idle_s:g} s.",
+        hint="A longer silence is allowed with silence_timeout_s of the upstream.",
     )
 
 
@@ -100,6 +102,7 @@ def no_free_connection(name: str, waited_s: float, cap: int) -> UpstreamError:
     return UpstreamError(
         Code.UPSTREAM_TIMEOUT,
         f"{culprit(name)} had none of its {cap} connections free within {waited_s:.3g} s.",
+        hint="More are allowed with max_connections of the upstream.",
     )
 
 

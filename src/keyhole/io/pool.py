@@ -5,9 +5,10 @@ finds that a connection had died before its request arrived (`http1.may_send_aga
 one in its place; every other failure is an UpstreamError for policy.
 
 What to do is decided by `choose` and `judge`, which know numbers and do nothing; what is decided
-is done in Pool. A slot is one connection, open or being opened, out of `max_connections`. A
-request holds its slot from `take` or `obtain` to `release` or `discard`; a resting connection
-holds its own. Requests wait for a slot in the order in which they came, and none overtakes.
+is done in Pool. A slot is one connection, open or being opened, out of the upstream's
+`max_connections`. A request holds its slot from `take` or `obtain` to `release` or `discard`; a
+resting connection holds its own. Requests wait for a slot in the order in which they came, and
+none overtakes.
 """
 
 from __future__ import annotations
@@ -27,14 +28,8 @@ from keyhole.io.http1 import Connection
 from keyhole.io.request import RequestWriter
 from keyhole.wire.http import Timeouts
 
-MAX_CONNECTIONS = 4096
-"""To one upstream, by one worker."""
-
 REST_S = 55.0
 """A resting connection is closed before the 60 s after which load balancers drop it silently."""
-
-IDLE_TIMEOUT_S = 120.0
-"""How long an upstream may be silent in the middle of a body."""
 
 
 class Step(Enum):
@@ -100,8 +95,6 @@ class Pool:
         loop: asyncio.AbstractEventLoop,
         *,
         tls: ssl.SSLContext | None = None,
-        max_connections: int = MAX_CONNECTIONS,
-        idle_s: float = IDLE_TIMEOUT_S,
     ) -> None:
         self.upstream = upstream
         self.writer = RequestWriter(upstream)
@@ -110,8 +103,6 @@ class Pool:
         address = find_address(upstream.url)
         self._is_unix = address.path is not None
         self._dialer = Dialer(upstream.name, address, tls, wheel, loop)
-        self._max_connections = max_connections
-        self._idle_s = idle_s
         self._resting: list[Connection] = []
         self._queue: deque[_Waiter] = deque()
         self._opened = 0
@@ -136,7 +127,7 @@ class Pool:
         step = choose(
             resting=len(self._resting),
             opened=self._opened,
-            max_connections=self._max_connections,
+            max_connections=self.upstream.max_connections,
         )
         if step is Step.REUSE:
             return self._resting.pop()
@@ -224,7 +215,7 @@ class Pool:
             self._loop,
             name=self.upstream.name,
             max_body_bytes=self.upstream.max_response_bytes,
-            idle_s=self._idle_s,
+            idle_s=self.upstream.silence_timeout_s,
             is_unix=self._is_unix,
         )
 
@@ -235,7 +226,7 @@ class Pool:
     async def _wait(self, began_s: float, timeouts: Timeouts) -> Connection | None:
         """Wait for one's turn: a connection, or None for a slot to open one in."""
         waits_s = min(timeouts.first_byte_s, timeouts.total_s)
-        late = no_free_connection(self.upstream.name, waits_s, self._max_connections)
+        late = no_free_connection(self.upstream.name, waits_s, self.upstream.max_connections)
         waiter = _Waiter(self._loop.create_future(), began_s + waits_s, late)
         self._queue.append(waiter)
         self._wheel.watch(waiter)

@@ -22,7 +22,7 @@ from keyhole.io.deadlines import DeadlineWheel
 from keyhole.io.dialing import make_tls
 from keyhole.io.failures import shutting_down
 from keyhole.io.http1 import Connection, StaleError
-from keyhole.io.pool import IDLE_TIMEOUT_S, MAX_CONNECTIONS, Pool
+from keyhole.io.pool import Pool
 from keyhole.io.request import Sealed
 from keyhole.ports import Receiver
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
@@ -142,23 +142,11 @@ class OpenResponse:
 class PooledTransport:
     """ports.Transport; made on the event loop that it will run on."""
 
-    def __init__(
-        self,
-        *,
-        tls: ssl.SSLContext | None = None,
-        max_connections: int = MAX_CONNECTIONS,
-        idle_timeout_s: float = IDLE_TIMEOUT_S,
-    ) -> None:
-        """`tls` takes the place of the system's trust store.
-
-        `max_connections` is for each upstream; `idle_timeout_s` is how long an upstream may be
-        silent in the middle of a body.
-        """
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+        """`tls` takes the place of the system's trust store."""
         self._loop = asyncio.get_running_loop()
         self._wheel = DeadlineWheel(self._loop)
         self._tls = tls
-        self._max_connections = max_connections
-        self._idle_timeout_s = idle_timeout_s
         self._pools: list[Pool] = []
         self._latest: dict[str, Pool] = {}
         """The pool that was last used for an upstream of that name."""
@@ -251,13 +239,6 @@ class PooledTransport:
                 return pool
         if self._tls is None and upstream.url.startswith("https:"):
             self._tls = make_tls()
-        pool = Pool(
-            upstream,
-            self._wheel,
-            self._loop,
-            tls=self._tls,
-            max_connections=self._max_connections,
-            idle_s=self._idle_timeout_s,
-        )
+        pool = Pool(upstream, self._wheel, self._loop, tls=self._tls)
         self._pools.append(pool)
         return pool

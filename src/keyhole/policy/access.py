@@ -17,6 +17,7 @@ from keyhole.catalog import Access
 from keyhole.errors import ClientError, Code
 from keyhole.wire.http import Head
 
+_EXPOSED = "x-request-id, x-keyhole-model, x-keyhole-translated, retry-after"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.\-]+)(?::([0-9]{1,5}))?", re.ASCII)
 
 
@@ -67,7 +68,7 @@ def cors_headers(head: Head, access: Access) -> list[tuple[str, str]]:
     return [
         ("vary", "Origin"),
         ("access-control-allow-origin", origin),
-        ("access-control-expose-headers", "x-request-id, x-keyhole-model, retry-after"),
+        ("access-control-expose-headers", _EXPOSED),
     ]
 
 

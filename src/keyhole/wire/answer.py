@@ -21,6 +21,8 @@ class Answer(Struct, frozen=True, kw_only=True):
     """Why each text ended, as in `events.Finish.reason`; empty where the upstream does not say."""
     is_chat: bool = False
     """A reply to the prompt rather than a continuation of it."""
+    is_rendered: bool = False
+    """Whether a conversation was written out as a text, for an upstream that only continues one."""
     usage: Usage | None = None
     """None where the upstream does not say."""
     verbatim: bytes | None = None
