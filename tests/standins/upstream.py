@@ -182,6 +182,15 @@ class StandIn:
             self._arrived.clear()
             await self._arrived.wait()
 
+    def wait_for_departure(self, seen: Seen, within_s: float = PATIENCE_S) -> bool:
+        """Whether that request's client leaves; for threads other than the server's."""
+        deadline = time.monotonic() + within_s
+        while not any(departure.seen is seen for departure in tuple(self.departures)):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(WATCH_EVERY_S)
+        return True
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number, self.connections = self.connections, self.connections + 1
         task = asyncio.ensure_future(self._serve(reader, writer, number))

@@ -7,10 +7,19 @@ hosted_server.py  the hosted Inference API, and the router that took its place
 servers.py        all of them behind one port, each under a path of its own
 """
 
-from standins.models.scenes import PROMPT_TOKENS, STOP, TEXT, Scene, completion_tokens, prompt_of
+from standins.models.scenes import (
+    EOS,
+    PROMPT_TOKENS,
+    STOP,
+    TEXT,
+    Scene,
+    completion_tokens,
+    prompt_of,
+)
 from standins.models.servers import KINDS, ModelServers
 
 __all__ = [
+    "EOS",
     "KINDS",
     "PROMPT_TOKENS",
     "STOP",

@@ -50,30 +50,11 @@ _TYPES = {
     Scene.INVALID: ("invalid_request_error", None, None),
     Scene.LIMITED: ("requests", None, "rate_limit_exceeded"),
 }
-_KNOWN_TO_TRANSFORMERS = frozenset(
-    [
-        "model",
-        "messages",
-        "prompt",
-        "max_tokens",
-        "max_completion_tokens",
-        "temperature",
-        "top_p",
-        "seed",
-        "stop",
-        "stream",
-        "stream_options",
-        "n",
-        "logprobs",
-        "response_format",
-        "tool_choice",
-        "tools",
-        "user",
-        "frequency_penalty",
-        "presence_penalty",
-        "generation_config",
-    ]
-)
+_KNOWN_TO_TRANSFORMERS = {
+    *("model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
+    *("seed", "stop", "stream", "stream_options", "n", "logprobs", "response_format", "tools"),
+    *("tool_choice", "user", "frequency_penalty", "presence_penalty", "generation_config"),
+}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from standins.upstream import Gate
 PIECES = (" There", " was", " a", " f", "ox", " 🦊", ",", " na", "ï", "ve", " and", " brave", ".")
 TEXT = "".join(PIECES)
 PROMPT_TOKENS = 9
+EOS = "</s>"
+"""The special token that ends a text, where the server shows tokens."""
 STOP = "THE END"
 STOP_PIECES = ("THE", " E", "ND")
 """The stop sequence, in pieces that look harmless one by one."""

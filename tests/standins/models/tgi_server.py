@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from standins.models.scenes import HELD_AFTER, PIECES, RETRY_AFTER_S, STOP_PIECES, Cue, Scene
+from standins.models.scenes import EOS, HELD_AFTER, PIECES, RETRY_AFTER_S, STOP_PIECES, Cue, Scene
 from standins.models.scenes import PROMPT_TOKENS as PROMPT
 from standins.upstream import Answer, Gate, Reply, Seen, Streamed
 
@@ -137,7 +137,7 @@ def _tokens(scene: Scene) -> list[dict[str, Any]]:
         for number, text in enumerate(texts)
     ]
     if scene not in (Scene.STOPPED, Scene.LENGTH):
-        tokens.append({"id": 2, "text": "</s>", "logprob": -0.01, "special": True})
+        tokens.append({"id": 2, "text": EOS, "logprob": -0.01, "special": True})
     return tokens
 
 
