@@ -13,7 +13,7 @@ CLIENTS := .venv-clients
 NODE_CLIENTS := tests/clients/node
 PIP := -m pip --disable-pip-version-check --quiet --quiet
 
-.PHONY: serve test test-reference test-clients check bench lock clean
+.PHONY: serve test test-reference test-clients clients-page check bench lock clean
 .DEFAULT_GOAL := serve
 
 serve: $(VENV)/.serve
@@ -27,8 +27,14 @@ test-reference: $(REFERENCE)/.ready
 	PYTHONPATH=src $(REFERENCE)/bin/python -m pytest tests/reference
 
 # The clients that people have in their code, each in an environment of its own.
-test-clients: $(VENV)/.test $(CLIENTS)/.ready $(CLIENTS)-hub1/.ready $(NODE_CLIENTS)/node_modules/.ready
-	$(BIN)/python -m pytest tests/clients/test_direct.py
+CLIENTS_READY := $(VENV)/.test $(CLIENTS)/.ready $(CLIENTS)-hub1/.ready $(NODE_CLIENTS)/node_modules/.ready
+
+test-clients: $(CLIENTS_READY)
+	$(BIN)/python -m pytest tests/clients
+
+# docs/clients.md, made anew of a run.
+clients-page: $(CLIENTS_READY)
+	$(BIN)/python -m pytest tests/clients/test_page.py --write-page
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ import fnmatch
 import functools
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class Kind:
     label: str
     formats: tuple[str, ...]
     scenes: tuple[Scene, ...]
+    upstream: Mapping[str, Any] | None = field(compare=False)
+    """How a configuration names it; None for what Keyhole has built in."""
 
     def __str__(self) -> str:
         return self.name
@@ -127,6 +129,7 @@ def read_tables() -> Tables:
             kind["label"],
             tuple(kind["formats"]),
             tuple(map(Scene, raw["scenes"][kind["scenes"]])),
+            kind.get("upstream"),
         )
         for name, kind in raw["kinds"].items()
     }

@@ -60,6 +60,7 @@ def _text(result: Result, wanted: str) -> list[str]:
     exact = {
         "none": "",
         "whole": TEXT,
+        "stripped": TEXT.strip(),
         "with eos": TEXT + EOS,
         "with prompt": result.prompt + TEXT,
         "with stop": TEXT + STOP,
@@ -67,7 +68,8 @@ def _text(result: Result, wanted: str) -> list[str]:
     }
     match wanted:
         case "begun":
-            is_right = text not in ("", TEXT) and TEXT.startswith(text)
+            whole, begun = TEXT.strip(), text.strip()
+            is_right = begun not in ("", whole) and whole.startswith(begun)
         case "some":
             is_right = text != ""
         case _:
@@ -81,7 +83,9 @@ def _text(result: Result, wanted: str) -> list[str]:
 def _success(result: Result, expected: dict[str, Any]) -> list[str]:
     found = [f"it failed with {result.error}"] if result.error else []
     for name, value in (("finish", result.finish), ("usage", result.usage)):
-        if expected[name] is not False and value != expected[name]:
+        if expected[name] is True and not value:
+            found.append(f"the {name} is not told")
+        elif not isinstance(expected[name], bool) and value != expected[name]:
             found.append(f"the {name} is {value!r}, expected: {expected[name]!r}")
     return found
 

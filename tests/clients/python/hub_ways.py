@@ -119,7 +119,8 @@ def _take_chat(call: Call, answer) -> None:
     (choice,) = answer.choices
     call.heard(choice.message.content)
     call.finish = choice.finish_reason
-    call.usage = [answer.usage.prompt_tokens, answer.usage.completion_tokens]
+    if answer.usage is not None:
+        call.usage = [answer.usage.prompt_tokens, answer.usage.completion_tokens]
 
 
 def _take_chunk(call: Call, chunk) -> bool:

@@ -106,7 +106,8 @@ def _routed_refusal(cue: Cue) -> Reply:
             words = {"error": "Too many requests"}
             return Reply.json(words, 429, ratelimit=f'"api";r=0;t={RETRY_AFTER_S}')
         case Scene.LOADING | Scene.WAKING:
-            return Reply.json({"error": "Service Unavailable: loading"}, 503)
+            loading = {"error": "Service Unavailable: loading"}
+            return Reply.json(loading, 503, retry_after=str(RETRY_AFTER_S))
     return _PAGE
 
 

@@ -104,7 +104,8 @@ def refusal(scene: Scene, flavour: Flavour) -> Reply:
     if scene is Scene.UNAVAILABLE:
         return Reply(502, _PAGE, {"content-type": "text/html"})
     status = _STATUSES[scene]
-    headers = {"retry_after": str(RETRY_AFTER_S)} if status == 429 else {}
+    tells_when = status == 429 or (status == 503 and flavour is not LLAMA_CPP)
+    headers = {"retry_after": str(RETRY_AFTER_S)} if tells_when else {}
     return Reply.json(_error(scene, status, flavour), status, **headers)
 
 

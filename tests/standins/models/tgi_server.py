@@ -83,10 +83,11 @@ def finish_reason(scene: Scene) -> str:
 
 
 def cut_short(cue: Cue, whole: list[bytes], error: bytes) -> Streamed:
-    """A stream that begins and comes to no good end, the way the cue wants it."""
-    begun = tuple(whole[:HELD_AFTER])
-    if cue.scene is Scene.LEFT:
-        return Streamed((*begun, cue.gate))
+    """A stream that begins and comes to no good end, the way the cue wants it.
+
+    The end waits for the gate, so that it comes after the client has the beginning.
+    """
+    begun = (*whole[:HELD_AFTER], cue.gate)
     if cue.scene is Scene.FAILS_MIDWAY:
         return Streamed((*begun, error))
     return Streamed(begun, is_cut=cue.scene is Scene.BREAKS_OFF)
