@@ -9,20 +9,32 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 REFERENCE := .venv-reference
+CLIENTS := .venv-clients
+NODE_CLIENTS := tests/clients/node
 PIP := -m pip --disable-pip-version-check --quiet --quiet
 
-.PHONY: serve test test-reference check bench lock clean
+.PHONY: serve test test-reference test-clients clients-page check bench lock clean
 .DEFAULT_GOAL := serve
 
 serve: $(VENV)/.serve
 	@exec $(BIN)/keyhole serve
 
-test: $(VENV)/.test $(REFERENCE)/.ready
+test: $(VENV)/.test $(REFERENCE)/.ready test-clients
 	$(BIN)/python -m pytest
 	PYTHONPATH=src $(REFERENCE)/bin/python -m pytest tests/reference
 
 test-reference: $(REFERENCE)/.ready
 	PYTHONPATH=src $(REFERENCE)/bin/python -m pytest tests/reference
+
+# The clients that people have in their code, each in an environment of its own.
+CLIENTS_READY := $(VENV)/.test $(CLIENTS)/.ready $(CLIENTS)-hub1/.ready $(NODE_CLIENTS)/node_modules/.ready
+
+test-clients: $(CLIENTS_READY)
+	$(BIN)/python -m pytest tests/clients
+
+# docs/clients.md, made anew of a run.
+clients-page: $(CLIENTS_READY)
+	$(BIN)/python -m pytest tests/clients/test_page.py --write-page
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -64,6 +76,21 @@ $(REFERENCE)/.ready: $(wildcard requirements/reference*.txt)
 	@$(REFERENCE)/bin/python -c 'import torch, transformers'
 	@touch $@
 
+$(CLIENTS)/.ready: requirements/clients.txt
+$(CLIENTS)-hub1/.ready: requirements/clients-hub1.txt
+$(CLIENTS)/.ready $(CLIENTS)-hub1/.ready:
+	@echo "Setting up $(@D) with clients of Keyhole ..."
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python $(PIP) install --require-hashes --no-deps -r $<
+	@touch $@
+
+$(NODE_CLIENTS)/node_modules/.ready: $(NODE_CLIENTS)/package-lock.json
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' && npm --version > /dev/null || \
+	  { echo "The clients' tests need Node 20 or newer, and npm. On Debian or Ubuntu: apt install nodejs npm"; exit 1; }
+	@echo "Setting up $(@D) with clients of Keyhole ..."
+	@cd $(NODE_CLIENTS) && npm ci --silent --no-audit --no-fund
+	@touch $@
+
 UV = $(VENV)-lock/bin/uv pip compile --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --quiet
 
 $(VENV)-lock/bin/uv:
@@ -73,7 +100,10 @@ $(VENV)-lock/bin/uv:
 lock: $(VENV)-lock/bin/uv
 	$(UV) pyproject.toml requirements/build.in -o requirements/serve.txt
 	$(UV) pyproject.toml requirements/build.in --group test -c requirements/serve.txt -o requirements/test.txt
+	$(UV) requirements/clients.in -o requirements/clients.txt
+	$(UV) requirements/clients-hub1.in -o requirements/clients-hub1.txt
+	cd $(NODE_CLIENTS) && npm install --silent --package-lock-only
 	$(UV) requirements/reference.in -o .reference.txt && $(PYTHON) tools/lock_reference.py .reference.txt && rm .reference.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock $(REFERENCE) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lock $(REFERENCE) $(CLIENTS) $(CLIENTS)-hub1 $(NODE_CLIENTS)/node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

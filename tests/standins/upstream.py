@@ -6,7 +6,8 @@
 It judges nothing: it reads a head, a body by its Content-Length or in chunks, and writes what
 is scripted. The n-th request gets the n-th answer, and the last answer serves all that follow;
 an answer may also be a function of the request. With `socket_path` it listens there instead,
-and `url` is then `unix:PATH`.
+and `url` is then `unix:PATH`. While it streams it watches its socket: `departures` tells which
+clients left before the end, and when.
 """
 
 from __future__ import annotations
@@ -15,11 +16,18 @@ import asyncio
 import contextlib
 import http
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+EVENT_STREAM = "text/event-stream"
+PATIENCE_S = 60.0
+"""How long a gate is waited for, so that a test that forgot it ends."""
+WATCH_EVERY_S = 0.005
+"""How often a streaming answer looks whether its client is still there."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,8 @@ class Seen:
     body: bytes
     connection: int
     """Which connection it came on, counted from 0."""
+    arrived_s: float = 0.0
+    """When it was read, on the clock of `time.monotonic`."""
 
     def header(self, name: str) -> str | None:
         return next((value for key, value in self.headers if key == name), None)
@@ -86,7 +96,44 @@ class Raw:
     pieces: tuple[bytes | float, ...] = ()
 
 
-Answer = Reply | Raw
+class Gate:
+    """Holds a streamed answer back until a test opens it, from whichever thread."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+
+    def open(self) -> None:
+        self.is_open = True
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """An answer in chunks: one for each piece, as soon as it is due.
+
+    A number among the pieces is a pause in seconds; a Gate is waited for.
+    """
+
+    pieces: tuple[bytes | float | Gate, ...]
+    headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": EVENT_STREAM})
+    status: int = 200
+    is_cut: bool = False
+    """Whether the connection breaks off where the last chunk should be."""
+
+    def head(self) -> bytes:
+        named = dict(self.headers) | {"transfer-encoding": "chunked"}
+        return Reply(self.status, headers=named).head()
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A client that left while it was being answered."""
+
+    seen: Seen
+    at_s: float
+    """On the clock of `time.monotonic`."""
+
+
+Answer = Reply | Raw | Streamed
 Script = Answer | Callable[[Seen], Answer]
 
 
@@ -97,6 +144,7 @@ class StandIn:
         self.answers = answers or (Reply(),)
         self.socket_path = socket_path
         self.requests: list[Seen] = []
+        self.departures: list[Departure] = []
         self.url = ""
         self.connections = 0
         self._arrived = asyncio.Event()
@@ -134,6 +182,15 @@ class StandIn:
             self._arrived.clear()
             await self._arrived.wait()
 
+    def wait_for_departure(self, seen: Seen, within_s: float = PATIENCE_S) -> bool:
+        """Whether that request's client leaves; for threads other than the server's."""
+        deadline = time.monotonic() + within_s
+        while not any(departure.seen is seen for departure in tuple(self.departures)):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(WATCH_EVERY_S)
+        return True
+
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number, self.connections = self.connections, self.connections + 1
         task = asyncio.ensure_future(self._serve(reader, writer, number))
@@ -169,6 +226,8 @@ class StandIn:
                 else:
                     await asyncio.sleep(piece)
             return False
+        if isinstance(answer, Streamed):
+            return await self._stream(answer, seen, reader, writer)
         await asyncio.sleep(answer.delay_s)
         writer.write(answer.head())
         await writer.drain()
@@ -176,6 +235,47 @@ class StandIn:
         writer.write(answer.body)
         await writer.drain()
         return not answer.is_closing
+
+    async def _stream(
+        self,
+        answer: Streamed,
+        seen: Seen,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> bool:
+        writer.write(answer.head())
+        try:
+            for piece in answer.pieces:
+                if isinstance(piece, bytes):
+                    if reader.at_eof():
+                        raise ConnectionResetError
+                    writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                    await writer.drain()
+                else:
+                    await _wait(piece, reader)
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            self.departures.append(Departure(seen, time.monotonic()))
+            return False
+        if not answer.is_cut:
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+        return not answer.is_cut
+
+
+async def _wait(reason: float | Gate, reader: asyncio.StreamReader) -> None:
+    """Wait for that long, or for the gate.
+
+    Raises ConnectionResetError when the client leaves, TimeoutError when nobody opens the gate.
+    """
+    began = time.monotonic()
+    while not (reason.is_open if isinstance(reason, Gate) else time.monotonic() - began >= reason):
+        if reader.at_eof():
+            raise ConnectionResetError
+        if time.monotonic() - began > PATIENCE_S:
+            raise TimeoutError("nobody opened the gate")
+        await asyncio.sleep(WATCH_EVERY_S)
 
 
 async def _read(reader: asyncio.StreamReader, number: int) -> Seen:
@@ -191,7 +291,7 @@ async def _read(reader: asyncio.StreamReader, number: int) -> Seen:
         body = await _read_chunks(reader)
     else:
         body = await reader.readexactly(int(named.get("content-length", "0")))
-    return Seen(method, path, tuple(headers), body, number)
+    return Seen(method, path, tuple(headers), body, number, time.monotonic())
 
 
 async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
