@@ -324,3 +324,34 @@ async def test_it_starts_with_or_without_its_default_model(models_dir, default):
     app = Engine(Models(Library(models_dir)), default)
 
     assert await lifespan(app) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+@pytest.mark.parametrize("path", ["/tokenize", f"/{TINY}/tokenize"])
+async def test_the_tokens_of_a_text_come_with_their_places_in_characters(models, client, path):
+    text = "The fox é\N{FOX FACE} was  "
+    reply = await client.request("POST", path, {"inputs": text, "parameters": {"truncate": 1}})
+
+    tokens = reply.json()
+    vocabulary = (await models.get(TINY)).vocabulary
+    assert reply.status == 200
+    assert list(tokens[0]) == ["id", "text", "start", "stop"]
+    assert vocabulary.decode([token["id"] for token in tokens]) == text
+    assert [token["text"] for token in tokens] == [
+        text[token["start"] : token["stop"]] for token in tokens
+    ]
+    assert [token["text"] for token in tokens].count("\N{FOX FACE}") == 4
+    assert (tokens[0]["start"], tokens[-1]["stop"]) == (0, len(text))
+
+
+async def test_a_text_of_any_length_has_tokens(client):
+    nothing = await client.request("POST", "/tokenize", {"inputs": ""})
+    long = await client.request("POST", "/tokenize", {"inputs": "é" * 10_000})
+
+    assert nothing.json() == []
+    assert len(long.json()) == 20_000
+
+
+async def test_what_is_no_request_has_no_tokens(client):
+    assert (await client.request("POST", "/tokenize", {"input": "a"})).status == 422
+    assert (await client.request("POST", "/tokenize", b"{")).status == 400
+    assert (await client.request("GET", "/tokenize")).headers["allow"] == "POST"

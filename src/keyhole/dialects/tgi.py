@@ -10,11 +10,14 @@ Facts (huggingface/text-generation-inference, router/src at db931fcf, 2026-01-08
   is out of bounds is refused in JSON, with texts that clients match on.
 - `generated_text` ends with the stop sequence that ended it.
 - `truncate` keeps the end of the prompt, not its beginning.
+- /tokenize takes the body of /generate, whose parameters mean nothing there; no text is too long
+  or too short for it. Its offsets are the tokenizers library's, into the input as it came; in
+  Rust these count bytes, although TGI cuts the texts out by characters. Here both are characters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -104,6 +107,17 @@ class GenerateResponse(Struct, frozen=True, kw_only=True):
 
     generated_text: str
     details: Details | UnsetType = UNSET
+
+
+class TextToken(Struct, frozen=True, gc=False):
+    """One token of a given text; the array of them answers `POST /tokenize`."""
+
+    id: int
+    text: str
+    """The part of the input that it stands for: a character of several tokens is in each."""
+    start: int
+    """Where that part begins, in characters of the input."""
+    stop: int
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -231,6 +245,11 @@ def validate_lengths(prompt_tokens: int, max_new_tokens: int, limits: Limits) ->
 def encode_response(response: GenerateResponse) -> bytes:
     """The JSON body of an answer."""
     return msgspec.json.encode(response)
+
+
+def encode_tokens(tokens: Sequence[TextToken]) -> bytes:
+    """The JSON body of the answer to `POST /tokenize`."""
+    return msgspec.json.encode(tokens)
 
 
 def encode_info(info: Info) -> bytes:

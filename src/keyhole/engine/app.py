@@ -4,7 +4,7 @@ It reads requests, and turns what the engine makes or refuses into TGI's replies
 are in `dialects.tgi` and, for streams, in `frames`.
 
     /NAME, /NAME/generate, /NAME/generate_stream, ...     the model NAME or OWNER/NAME
-    /, /generate, /generate_stream, /health, /info        the default model
+    /, /generate, /tokenize, /health, /info, ...          the default model
 
 As in TGI, `stream` in a body means something at the root only; a stream whose request has a
 wrong value is a good one (200) that tells so. What is no request, or names no model, is refused
@@ -24,7 +24,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from msgspec import UNSET, Struct
 
@@ -41,6 +41,7 @@ from keyhole.dialects.tgi import (
     encode_error,
     encode_info,
     encode_response,
+    encode_tokens,
 )
 from keyhole.engine.continuation import Job
 from keyhole.engine.frames import EVENT_STREAM, HEARTBEAT, Frames, fail, refuse_what_cannot_stream
@@ -71,6 +72,7 @@ ENDPOINTS = {
     "generate_stream": {"POST": "generate_stream"},
     "health": {"GET": "health", "HEAD": "health"},
     "info": {"GET": "info", "HEAD": "info"},
+    "tokenize": {"POST": "tokenize"},
 }
 """By the last part of a path: which methods do what."""
 ROOT = {"GET": "health", "HEAD": "health", "POST": "root"}
@@ -79,6 +81,7 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+_Made = TypeVar("_Made")
 
 
 class Reply(Struct, frozen=True):
@@ -155,7 +158,8 @@ class Engine:
                 if asked.is_stream:
                     await self._stream(asked, receive, send)
                     return
-                reply = await _generate(asked, receive)
+                is_tokenize = endpoint == "tokenize"
+                reply = await (_tokenize(asked) if is_tokenize else _generate(asked, receive))
         except RefusedError as error:
             reply = _refusal(error)
         except ClientGoneError:
@@ -262,6 +266,20 @@ async def _plan(asked: Asked) -> Job:
             request, model.folder, model.vocabulary, model.limits, seed=secrets.randbits(32)
         )
 
+    return await _beside_the_loop(request, run)
+
+
+async def _tokenize(asked: Asked) -> Reply:
+    """The tokens of the text; nothing is generated, and so nothing is too long."""
+
+    def run() -> bytes:
+        return encode_tokens(asked.model.vocabulary.tokenize(asked.request.inputs))
+
+    return Reply(200, body=await _beside_the_loop(asked.request, run))
+
+
+async def _beside_the_loop(request: GenerateRequest, run: Callable[[], _Made]) -> _Made:
+    """Run what tokenises a request's text; of a long one in a thread."""
     if len(request.inputs) > LONG_PROMPT_CHARACTERS:
         return await asyncio.to_thread(run)
     return run()

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 from tokenizers import Tokenizer
 
+from keyhole.dialects.tgi import TextToken
 from keyhole.engine.folder import TOKENIZER, ModelFolder, UnsupportedModelError
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -47,6 +48,14 @@ class Vocabulary:
         # The plural form releases the GIL; the singular one does not.
         (encoding,) = self._tokenizer.encode_batch_fast([stripped])
         return Prompt(encoding.ids, lost_space=stripped != text)
+
+    def tokenize(self, text: str) -> list[TextToken]:
+        """The text's tokens as it stands, trailing spaces and all, each with its place in it."""
+        (encoding,) = self._tokenizer.encode_batch([text])  # the fast one tells no places
+        return [
+            TextToken(id_, text[start:stop], start, stop)
+            for id_, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of the tokens without special ones; U+FFFD stands for broken UTF-8."""
