@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -13,13 +14,34 @@ from keyhole import main
 from keyhole.config import Inputs, Settings, load
 from keyhole.errors import SetupError
 from keyhole.exchange import Admission
+from keyhole.ports import Observer
 from keyhole.wire.http import Head
+from keyhole.wire.records import AccessRecord
 from standins import Reply as Answer
 from standins import StandIn
 
 TOKEN = "hf_MAINMAINMAINMAINMAINMAINMAIN"
 CHAT = Answer.json({"choices": [{"message": {"content": "Blue."}, "finish_reason": "stop"}]})
 TGI = Answer.json({"generated_text": " time"})
+
+
+class Memory:
+    """An Observer that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.records: list[AccessRecord] = []
+
+    def began(self, record: AccessRecord) -> None:
+        pass
+
+    def told(self, record: AccessRecord, texts: Mapping[str, object]) -> None:
+        pass
+
+    def crashed(self, record: AccessRecord, error: Exception) -> None:
+        raise error
+
+    def ended(self, record: AccessRecord) -> None:
+        self.records.append(record)
 
 
 def settings(place: Path, text: str, **environ: str) -> Settings:
@@ -34,16 +56,17 @@ async def ask(
     *headers: tuple[bytes, bytes],
     peer: str = "127.0.0.1",
     is_local_only: bool = True,
+    path: str = "/generate",
+    method: str = "POST",
+    observers: tuple[Observer, ...] = (),
 ):
-    head = Head(
-        method="POST", path="/generate", headers=((b"host", b"localhost"), *headers), peer=peer
-    )
-    options = {"keeps_engine": False, "observers": (), "is_local_only": is_local_only}
+    head = Head(method=method, path=path, headers=((b"host", b"localhost"), *headers), peer=peer)
+    options = {"keeps_engine": False, "observers": observers, "is_local_only": is_local_only}
     async with main.open_runtime(given, **options) as runtime:
         admitted = runtime.gateway.admit(head)
         if not isinstance(admitted, Admission):
             return admitted
-        return await runtime.gateway.run(admitted, json.dumps(body).encode())
+        return await runtime.gateway.run(admitted, json.dumps(body).encode() if body else b"")
 
 
 async def test_any_model_of_hugging_face_is_asked_with_the_token_and_nothing_of_the_client(
@@ -120,6 +143,77 @@ async def test_only_a_mounted_gateway_lets_other_machines_in(tmp_path: Path):
         body = {"input": "Once"}
         assert (await ask(given, body, peer="203.0.113.9")).status == 403
         assert (await ask(given, body, peer="203.0.113.9", is_local_only=False)).status == 200
+
+
+async def test_the_tokens_of_a_text_are_the_upstreams_own(tmp_path: Path):
+    memory, tokens = Memory(), b'[ {"id":1,"text":"Once","start":0,"stop":4} ]'
+    async with StandIn(Answer(503)) as busy, StandIn(Answer(body=tokens)) as well:
+        given = settings(
+            tmp_path,
+            f'[upstream.chat]\nkind = "openai"\nurl = "{busy.url}"\n'
+            f'[upstream.busy]\nkind = "tgi"\nurl = "{busy.url}"\n'
+            f'[upstream.well]\nkind = "tgi"\nurl = "{well.url}"\n'
+            '[route.mine]\ntargets = ["chat/a", "busy/b", "well/c"]\n',
+        )
+        body = {"inputs": "Once", "model": "mine"}
+        reply = await ask(given, body, path="/tokenize", observers=(memory,))
+    (record,) = memory.records
+    assert (reply.status, reply.body) == (200, tokens)
+    assert dict(reply.headers)["x-keyhole-model"] == "c"
+    assert [seen.path for seen in (*busy.requests, *well.requests)] == ["/tokenize"] * 2
+    assert (record.model, record.upstream, record.target) == ("mine", "well", "well/c")
+    assert (record.attempts, record.status, record.usage) == (2, 200, None)
+
+
+async def test_who_cannot_tell_tokens_says_so(tmp_path: Path):
+    async with StandIn(CHAT) as chat:
+        given = settings(
+            tmp_path,
+            f'[upstream.chat]\nkind = "openai"\nurl = "{chat.url}"\n'
+            '[route.default]\ntargets = ["chat/a"]\n',
+        )
+        reply = await ask(given, {"inputs": "Once"}, path="/tokenize")
+    assert (reply.status, chat.requests) == (404, [])
+    assert dict(reply.headers)["x-error-code"] == "unsupported_by_upstream"
+    assert "'chat/a' tells no tokens of a text" in json.loads(reply.body)["error"]
+
+
+async def test_a_secret_that_is_echoed_with_tokens_is_withheld(tmp_path: Path):
+    async with StandIn(Answer.json([{"id": 1, "text": TOKEN}])) as far:
+        given = settings(
+            tmp_path,
+            f'[upstream.far]\nkind = "tgi"\nurl = "{far.url}"\ntoken = {{ env = "T" }}\n'
+            '[route.default]\ntargets = ["far/m"]\n',
+            T=TOKEN,
+        )
+        reply = await ask(given, {"inputs": "Once"}, path="/tokenize")
+    assert reply.status == 502
+    assert TOKEN.encode() not in reply.body
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_info_is_what_the_upstream_of_the_default_route_says(tmp_path: Path, method: str):
+    async with StandIn(Answer(body=b'{ "model_id":"o/m"}')) as far:
+        given = settings(
+            tmp_path,
+            f'[upstream.far]\nkind = "tgi"\nurl = "{far.url}"\n'
+            '[route.default]\ntargets = ["far/m"]\n',
+        )
+        reply = await ask(given, {}, path="/info", method=method)
+        posted = await ask(given, {}, path="/info")
+    assert (reply.status, reply.body) == (200, b'{ "model_id":"o/m"}')
+    assert [(seen.method, seen.path) for seen in far.requests] == [("GET", "/info")]
+    assert dict(posted.headers)["allow"] == "GET, HEAD, OPTIONS"
+
+
+async def test_info_is_our_own_where_no_upstream_tells_it(tmp_path: Path):
+    given = settings(
+        tmp_path,
+        '[upstream.chat]\nkind = "openai"\nurl = "http://127.0.0.1:9"\n'
+        '[route.default]\ntargets = ["chat/a"]\n',
+    )
+    reply = await ask(given, {}, path="/info", method="GET")
+    assert json.loads(reply.body)["router"] == "keyhole"
 
 
 def test_the_engine_is_kept_only_where_a_route_leads_to_it(tmp_path: Path):

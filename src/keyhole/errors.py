@@ -37,6 +37,7 @@ class Code(StrEnum):
     REQUEST_TOO_SLOW = "request_too_slow"
     TOO_MUCH_BUFFERED = "too_much_buffered"
     UNKNOWN_PARAMETER = "unknown_parameter"
+    UNSUPPORTED_BY_UPSTREAM = "unsupported_by_upstream"
     UNSUPPORTED_ENCODING = "unsupported_encoding"
     UNSUPPORTED_PARAMETER = "unsupported_parameter"
 

@@ -32,8 +32,11 @@ from keyhole.dialects.huggingface import HuggingFaceDialect
 from keyhole.dialects.openai.client import OpenAiDialect, models_page
 from keyhole.dialects.tgi_client import (
     GENERATE_PATH,
+    INFO_PATH,
     TgiDialect,
+    TgiInfoDialect,
     TgiRootDialect,
+    TgiTokenizeDialect,
     health,
     info,
     is_tgi,
@@ -50,7 +53,7 @@ from keyhole.server.health import Readiness
 from keyhole.server.log import AccessLog, Observers
 from keyhole.server.metrics import Metrics
 from keyhole.supervisor import Command, Say, keep_engine, python_module
-from keyhole.wire.http import Page
+from keyhole.wire.http import Head, Page, Reply
 
 _ENGINE_VARIABLES = {"PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH"}
 _ENGINE_PREFIXES = ("LC_", "PYTHON", "OPENBLAS_", "OMP_", "MKL_", "VECLIB_", "COVERAGE_")
@@ -67,22 +70,34 @@ def paths(catalog: Catalog, pages: Mapping[str, Page]) -> Paths:
     """Every path, with what stands there."""
     generate, tgi, openai = GenerateDialect(), TgiDialect(), OpenAiDialect()
     models = models_page(catalog, int(time.time()))
+    asks_info = _has_info(catalog)
+    ours = {} if asks_info else {INFO_PATH: info_page}
     return Paths(
-        [generate, tgi, TgiRootDialect(), HuggingFaceDialect(), openai],
-        {**pages, **playground.pages(), **tgi_pages(), "/v1/models": models},
+        [generate, tgi, TgiRootDialect(), TgiTokenizeDialect(), HuggingFaceDialect(), openai],
+        {**pages, **playground.pages(), **ours, "/health": health_page, "/v1/models": models},
         generate,
         prefixes={"/v1/models/": models},
         others={GENERATE_PATH: (is_tgi, tgi)},
         words={"/v1/": openai},
+        questions=[TgiInfoDialect()] if asks_info else [],
     )
 
 
-def tgi_pages() -> dict[str, Page]:
-    """The pages that TGI's clients look for."""
-    return {
-        "/health": lambda _: health(),
-        "/info": lambda _: info(DEFAULT_ROUTE, version=__version__),
-    }
+def _has_info(catalog: Catalog) -> bool:
+    """Whether an upstream of the default route tells TGI's clients about itself."""
+    route, kinds = catalog.find(None), backends()
+    targets = () if route is None else route.targets
+    return any(isinstance(kinds[target.upstream.kind], Tgi) for target in targets)
+
+
+def health_page(_: Head) -> Reply:
+    """What TGI's clients take for a server that is well."""
+    return health()
+
+
+def info_page(_: Head) -> Reply:
+    """What TGI's clients are told where no upstream tells them."""
+    return info(DEFAULT_ROUTE, version=__version__)
 
 
 def load_settings(

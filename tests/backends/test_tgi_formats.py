@@ -15,9 +15,14 @@ from keyhole.dialects.base import ClientDialect, StreamFailedError
 from keyhole.dialects.generate import GenerateDialect
 from keyhole.dialects.huggingface import HuggingFaceDialect
 from keyhole.dialects.openai.client import OpenAiDialect
-from keyhole.dialects.tgi_client import TgiDialect, TgiRootDialect
-from keyhole.errors import ClientError, Code
-from keyhole.wire.answer import Stamp, Usage
+from keyhole.dialects.tgi_client import (
+    TgiDialect,
+    TgiInfoDialect,
+    TgiRootDialect,
+    TgiTokenizeDialect,
+)
+from keyhole.errors import ClientError, Code, UpstreamError
+from keyhole.wire.answer import Answer, Stamp, Usage
 from keyhole.wire.call import Call
 from keyhole.wire.events import Counted, Delta, Finish, Token
 from keyhole.wire.http import Head, UpstreamResponse
@@ -70,6 +75,18 @@ def answered(kind: str, name: str, body: dict[str, Any], *values: Any) -> Any:
     answer = BACKENDS[kind].answer(call, make_target(kind), responses)
     stamp = Stamp(request_id="r", unix_s=0, model="gpt2")
     return json.loads(DIALECTS[name][0].encode(call, answer, stamp))
+
+
+def question(name: str) -> Call:
+    """A call that asks for no text."""
+    if name == "info":
+        return TgiInfoDialect().decode(Head(method="GET", path="/info"), b"")
+    body = b'{"inputs":"x","odd":[1,  2]}'
+    return TgiTokenizeDialect().decode(Head(method="POST", path="/tokenize"), body)
+
+
+def told(kind: str, name: str, response: UpstreamResponse) -> Answer:
+    return BACKENDS[kind].answer(question(name), make_target(kind), [response])
 
 
 class TestTgisOwnFormat:
@@ -313,15 +330,58 @@ class TestOtherFormats:
             stream(kind, asked("completion", {"model": "m", "prompt": "x", "n": 2}))
 
 
-class TestPages:
-    def test_info_and_tokenize_are_asked_of_the_upstream(self) -> None:
-        tgi, engine = BACKENDS["tgi"], BACKENDS["engine"]
-        for backend, prefix in ((tgi, ""), (engine, "/gpt2")):
-            target = make_target(backend.kind)
-            info = backend.info(target)  # type: ignore[attr-defined]
-            assert (info.method, info.path, info.body) == ("GET", f"{prefix}/info", b"")
-            tokens = backend.tokenize(target, b'{"inputs":"x"}')  # type: ignore[attr-defined]
-            assert (tokens.method, tokens.path) == ("POST", f"{prefix}/tokenize")
+class TestQuestions:
+    @pytest.mark.parametrize(("kind", "prefix"), [("tgi", ""), ("engine", "/gpt2")])
+    def test_they_are_asked_of_the_upstream(self, kind: str, prefix: str) -> None:
+        target = make_target(kind)
+        for name, method, path, body in (
+            ("tokenize", "POST", "/tokenize", b'{"inputs":"x","odd":[1,  2]}'),
+            ("info", "GET", "/info", b""),
+        ):
+            (request,) = BACKENDS[kind].requests(question(name), target, max_output_tokens=5)
+            assert (request.method, request.path, request.body) == (method, prefix + path, body)
+
+    @pytest.mark.parametrize("kind", TGI_KINDS)
+    def test_their_answers_go_back_as_they_came(self, kind: str) -> None:
+        for name, body in (("tokenize", b'[ {"id":1} ]'), ("info", b'{ "model_id":"x"}')):
+            answer = told(kind, name, UpstreamResponse(status=200, headers={}, body=body))
+            assert (answer.verbatim, answer.format, answer.usage) == (body, "tgi", None)
+
+    @pytest.mark.parametrize("name", ["tokenize", "info"])
+    @pytest.mark.parametrize("body", [b"", b"<html>", b'"x"'])
+    def test_what_is_no_answer_to_them_is_the_upstreams_fault(self, name: str, body: bytes) -> None:
+        with pytest.raises(UpstreamError) as caught:
+            told("tgi", name, UpstreamResponse(status=200, headers={}, body=body))
+        assert caught.value.code == Code.UPSTREAM_NOT_JSON
+
+    @pytest.mark.parametrize("name", ["tokenize", "info"])
+    @pytest.mark.parametrize("kind", ["openai", "huggingface", "hf-inference"])
+    def test_upstreams_of_other_kinds_are_not_asked(self, kind: str, name: str) -> None:
+        with pytest.raises(ClientError, match="has no such path") as caught:
+            sent(kind, question(name))
+        assert (caught.value.code, caught.value.status) == (Code.UNSUPPORTED_BY_UPSTREAM, 404)
+        assert TgiDialect().refuse(caught.value, "r").status == 404
+
+    @pytest.mark.parametrize(
+        ("status", "body", "code"),
+        [
+            (404, b"", Code.UNSUPPORTED_BY_UPSTREAM),
+            (405, b"", Code.UNSUPPORTED_BY_UPSTREAM),
+            (404, b'{"error":"x","error_type":"model_not_pulled"}', Code.MODEL_NOT_PULLED),
+            (503, b"", Code.UPSTREAM_UNAVAILABLE),
+            (422, b'{"error":"x"}', Code.UPSTREAM_REFUSED_REQUEST),
+        ],
+    )
+    def test_a_server_that_is_too_old_for_them_is_told_from_one_that_fails(
+        self, status: int, body: bytes, code: Code
+    ) -> None:
+        response = UpstreamResponse(status=status, headers={}, body=body)
+        for name in ("tokenize", "info"):
+            error = BACKENDS["engine"].fault(question(name), make_target("engine"), response)
+            assert error.code == code
+            is_missing = code == Code.UNSUPPORTED_BY_UPSTREAM
+            assert (f"has nothing at /{name} ({status})" in error.message) is is_missing
+            assert not is_missing or TgiDialect().refuse(error, "r").status == 404
 
 
 class TestStreamFaults:

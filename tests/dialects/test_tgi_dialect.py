@@ -11,13 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyhole.dialects import tgi, tgi_client
-from keyhole.dialects.tgi_client import TgiDialect, TgiRootDialect, is_tgi
+from keyhole.dialects.tgi_client import (
+    TgiDialect,
+    TgiInfoDialect,
+    TgiRootDialect,
+    TgiTokenizeDialect,
+    is_tgi,
+)
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
 from keyhole.wire.answer import Answer, Stamp, Usage
 from keyhole.wire.call import Call, Parameters
 from keyhole.wire.http import Head
 
 TGI, ROOT = TgiDialect(), TgiRootDialect()
+TOKENIZE, TO_TOKENIZE = TgiTokenizeDialect(), Head(method="POST", path="/tokenize")
 STAMP = Stamp(request_id="r", unix_s=0, model="gpt2")
 BODIES = (
     b'{"inputs":"Once","parameters":{"max_new_tokens":5,"details":true,"stop":["."]}}',
@@ -342,8 +349,42 @@ class TestPages:
         assert told["model_id"] == "gpt2"
         assert told["max_total_tokens"] > 10**9
 
-    @pytest.mark.parametrize("body", [b"{}", b"[]", b'{"inputs":["x"]}', b"x"])
-    def test_what_has_no_text_is_not_tokenized(self, body: bytes) -> None:
-        with pytest.raises(ClientError):
-            tgi_client.check_tokenize(body)
-        tgi_client.check_tokenize(b'{"inputs":"x","add_special_tokens":false}')
+
+class TestQuestions:
+    def test_the_tokens_of_a_text_are_asked_with_the_body_as_it_came(self) -> None:
+        call = TOKENIZE.decode(TO_TOKENIZE, b'{"inputs":"x", "model":"o/m", "odd":[1,  2]}')
+
+        assert (call.model, call.input, call.wants_stream) == ("o/m", "x", False)
+        assert call.original is not None
+        assert (call.original.format, call.original.beyond) == (tgi.TOKENS, ("/tokenize",))
+        assert bytes(call.original.fields["odd"]) == b"[1,  2]"
+        assert TOKENIZE.decode(TO_TOKENIZE, b'{"inputs":""}').model is None
+
+    @pytest.mark.parametrize(
+        ("body", "code"),
+        [
+            (b"{}", Code.MISSING_INPUT),
+            (b"[]", Code.MISSING_INPUT),
+            (b'{"inputs":["x"]}', Code.MISSING_INPUT),
+            (b"x", Code.INVALID_JSON),
+            (b'{"inputs":"x","model":"../x"}', Code.INVALID_PARAMETER),
+            (b'{"inputs":"x","model":5}', Code.INVALID_PARAMETER),
+        ],
+    )
+    def test_what_has_no_text_or_no_model_is_not_tokenized(self, body: bytes, code: Code) -> None:
+        with pytest.raises(ClientError) as caught:
+            TOKENIZE.decode(TO_TOKENIZE, body)
+        assert caught.value.code == code
+
+    def test_info_is_asked_of_the_default_route(self) -> None:
+        dialect = TgiInfoDialect()
+        call = dialect.decode(Head(method="GET", path="/info"), b"")
+
+        assert (call.model, call.wants_stream) == (None, False)
+        assert call.original is not None
+        assert (call.original.format, call.original.beyond) == (tgi.INFO, ("/info",))
+
+    def test_the_answer_goes_back_as_it_came(self) -> None:
+        call = TOKENIZE.decode(TO_TOKENIZE, b'{"inputs":"x"}')
+        answer = Answer(verbatim=b'[ {"id":1} ]', format="tgi")
+        assert TOKENIZE.encode(call, answer, STAMP) == b'[ {"id":1} ]'

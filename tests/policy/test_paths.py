@@ -31,6 +31,14 @@ def test_a_dialects_path_takes_calls_and_a_page_is_read() -> None:
     assert PATHS.find("/page").page is page
 
 
+def test_a_call_that_comes_by_get_takes_what_a_page_takes() -> None:
+    there = Paths([], {}, GENERATE, questions=[GENERATE])
+
+    assert there.find("/generate").methods == PAGE_METHODS
+    assert there.find("/generate").page is None
+    assert not there.takes_calls("/generate")
+
+
 @pytest.mark.parametrize(
     "path",
     ["", "/", "generate", "/generate/", "//generate", "/Generate", "/%67enerate", "/generate%00",

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -87,6 +88,21 @@ def test_it_answers_and_says_which_model_did(server: Server):
     assert answer.status == 200
     assert answer.headers["x-keyhole-model"] == STORY
     assert answer.json[0]["generated_text"].startswith("The fox")
+
+
+def test_tgis_clients_hear_what_the_engine_says_of_itself_and_of_a_text(server: Server):
+    info = server.get("/info")
+    assert info.json["model_id"] == STORY
+    assert info.json["router"] == "keyhole-engine"
+    assert server.ask(method="HEAD", path="/info").headers == info.headers | {
+        "x-request-id": ANY,
+        "date": ANY,
+    }
+    for body in ({"inputs": "The fox é"}, {"inputs": "The fox é", "model": SLOW}):
+        tokens = server.ask(body, path="/tokenize")
+        assert tokens.status == 200
+        assert tokens.json[0]["text"] == "The"
+        assert tokens.json[-1]["stop"] == 9
 
 
 def test_its_state_is_for_its_owner_alone(server: Server):

@@ -152,6 +152,17 @@ def broken_off(target: Target) -> UpstreamError:
     )
 
 
+def no_such_path(target: Target, path: str, status: int) -> UpstreamError:
+    """What it means that a server of the right kind has nothing at a path of its kind."""
+    upstream = target.upstream
+    return UpstreamError(
+        Code.UNSUPPORTED_BY_UPSTREAM,
+        f"{culprit(upstream)} has nothing at {path} ({status}).",
+        hint=f"It may be too old for it; or check the url in [upstream.{upstream.name}].",
+        upstream_status=status,
+    )
+
+
 def echoed_secret(upstream: Upstream, status: int) -> UpstreamError:
     """What it means that an answer holds the upstream's own secret."""
     return UpstreamError(

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 
 from keyhole.catalog import Target
+from keyhole.dialects import tgi
 from keyhole.errors import ClientError, Code
 from keyhole.wire.call import Call
 
 _MAX_NAMES = 8
+_QUESTIONS = {
+    tgi.TOKENS: "tells no tokens of a text",
+    tgi.INFO: "tells nothing of its model",
+}
+"""What is said of an upstream that cannot be asked for anything but a text, by format."""
 
 
 def refuse_beyond(call: Call, target: Target, *, carried: AbstractSet[str] = frozenset()) -> None:
@@ -17,8 +23,15 @@ def refuse_beyond(call: Call, target: Target, *, carried: AbstractSet[str] = fro
     if not beyond:
         return
     names = [name for name in beyond if name not in carried]
-    if not names:
+    if call.original is None or not names:
         return
+    if call.original.format in _QUESTIONS:
+        raise ClientError(
+            Code.UNSUPPORTED_BY_UPSTREAM,
+            f"'{target}' {_QUESTIONS[call.original.format]}: its kind of server has no such path.",
+            status=404,
+            hint="Name a model whose upstream is a TGI server or Keyhole's engine.",
+        )
     shown = ", ".join(f"'{_printable(name)}'" for name in names[:_MAX_NAMES])
     raise ClientError(
         Code.UNSUPPORTED_PARAMETER,

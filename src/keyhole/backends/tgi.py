@@ -10,6 +10,8 @@ is on unless it is turned off, and a list or several choices are several request
 `details` are asked of every stream, for they tell how many tokens it took, and kept from a client
 that did not ask; of a whole answer, whose headers tell that, only for who has to know why the
 text ended.
+
+A call may also ask for the tokens of a text or about the server; both pass as they are.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from keyhole.catalog import Target
 from keyhole.dialects import tgi
 from keyhole.dialects.base import NotThisFormatError
 from keyhole.dialects.tgi_stream import TgiReader, withhold_details
-from keyhole.errors import UpstreamError
+from keyhole.errors import Code, UpstreamError
 from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call, Original
 from keyhole.wire.events import Reason
@@ -58,6 +60,10 @@ class Tgi:
         if original is not None:
             body = _own_body(call, original, target, max_output_tokens)
             return (ask(target.upstream, path, body),)
+        if question := _question(call):
+            is_info = question.format == tgi.INFO
+            body = tgi.encode_original(question, {})
+            return (self.info(target) if is_info else self.tokenize(target, body),)
         more = _more(call, target)
         if _tells_reasons(call):
             more["details"] = True
@@ -105,12 +111,18 @@ class Tgi:
         """The generated text of each response; the usage is in their headers."""
         if self._passing(call) is not None:
             return _passed(call, target, responses[0])
+        if question := _question(call):
+            return _told(question, target, responses[0])
         answer = gather(call, target, responses, _read)
         return as_reply(answer) if call.messages else answer
 
     def fault(self, call: Call, target: Target, response: UpstreamResponse) -> UpstreamError:
-        """As the protocol says."""
-        return faults.explain(call, target, response)
+        """As the protocol says; a server may generate and yet not have the path of a question."""
+        error = faults.explain(call, target, response)
+        is_missing = response.status in (404, 405) and error.code != Code.MODEL_NOT_PULLED
+        if is_missing and (question := _question(call)):
+            return faults.no_such_path(target, question.beyond[0], response.status)
+        return error
 
     def probe_path(self, target: Target) -> str:  # noqa: ARG002  # the same for every model
         """What the server says about itself."""
@@ -125,10 +137,7 @@ class Tgi:
         )
 
     def tokenize(self, target: Target, body: bytes) -> UpstreamRequest:
-        """The request for the tokens of a text, with a client's body; its answer is the client's.
-
-        An engine without /tokenize answers 404.
-        """
+        """The request for the tokens of a text, with a client's body; its answer is theirs."""
         path = self.path(target.model).removesuffix("generate") + "tokenize"
         return ask(target.upstream, path, body)
 
@@ -166,6 +175,21 @@ class Engine(Tgi):
     def probe_path(self, target: Target) -> str:
         """What the engine says about that model."""
         return f"/{quote_model(target.model)}/info"
+
+
+def _question(call: Call) -> Original | None:
+    """What the client asks that is no wish for a text."""
+    original = call.original
+    return original if original and original.format in (tgi.TOKENS, tgi.INFO) else None
+
+
+def _told(question: Original, target: Target, response: UpstreamResponse) -> Answer:
+    """The answer to a question; it goes to the client as it came."""
+    try:
+        tgi.check_told(question.format, response.body)
+    except NotThisFormatError:
+        raise faults.bad_answer(target, response) from None
+    return Answer(verbatim=response.body, format=_OWN)
 
 
 def _tells_reasons(call: Call) -> bool:

@@ -20,6 +20,7 @@ from keyhole.wire.http import JSON
 
 _UPSTREAM: Mapping[Code, int] = {
     Code.MODEL_NOT_PULLED: 404,
+    Code.UNSUPPORTED_BY_UPSTREAM: 404,
     Code.UPSTREAM_LOADING: 503,
     Code.UPSTREAM_MODEL_NOT_FOUND: 404,
     Code.UPSTREAM_OUT_OF_CREDITS: 402,

@@ -287,6 +287,11 @@ BEYOND = frozenset(
 )
 """The parameters that TGI takes beyond the Hugging Face names."""
 
+TOKENS, INFO = "tgi-tokens", "tgi-info"
+"""The formats of calls that ask for no text: for the tokens of one, or about the server."""
+
+_SHAPES: Mapping[str, Any] = {TOKENS: list[Any], INFO: dict[str, Any]}
+
 _REASONS: Mapping[str, Reason] = {
     "length": "length",
     "eos_token": "eos",
@@ -352,6 +357,11 @@ def decode_response(body: bytes) -> tuple[str, Reason | None]:
     """The text of a good answer, and why it ended if it tells; raises NotThisFormatError."""
     answer = decode_upstream_json(body, _Generated)
     return answer.generated_text, read_reason(answer.details)
+
+
+def check_told(format_: str, body: bytes) -> None:
+    """Raise NotThisFormatError where a body is no answer to a call that asks for no text."""
+    decode_upstream_json(body, _SHAPES[format_])
 
 
 def read_reason(details: object) -> Reason | None:

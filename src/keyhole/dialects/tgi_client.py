@@ -1,4 +1,6 @@
-"""TGI's format for clients: POST /generate, /generate_stream and /, and the pages beside them.
+"""TGI's format for clients: POST /generate, /generate_stream and /, and what is beside them.
+
+POST /tokenize and GET /info are calls too: they are answered by a TGI upstream, as it says it.
 
 What a request says beyond the Hugging Face names is carried to upstreams that speak this format
 and refused for others; only TGI knows what `grammar` or `truncate` mean. `details` is none of
@@ -21,11 +23,19 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from keyhole.catalog import is_model_name
 from keyhole.dialects.base import decode_json
 from keyhole.dialects.hf_body import EXAMPLE, Asked, read_body
 from keyhole.dialects.hf_parameters import NAMES, full_text, read_stream
 from keyhole.dialects.hf_replies import headers_of, only_text, status_of
-from keyhole.dialects.tgi import GenerateResponse, Info, encode_info, encode_response
+from keyhole.dialects.tgi import (
+    INFO,
+    TOKENS,
+    GenerateResponse,
+    Info,
+    encode_info,
+    encode_response,
+)
 from keyhole.dialects.tgi_stream import TgiWriter, error_type, make_details
 from keyhole.errors import ClientError, Code, KeyholeError, UpstreamError
 from keyhole.wire.answer import Answer, Stamp
@@ -36,6 +46,7 @@ FORMAT = "tgi"
 STREAM_PATH = "/generate_stream"
 GENERATE_PATH = "/generate"
 ROOT_PATH = "/"
+TOKENIZE_PATH, INFO_PATH = "/tokenize", "/info"
 
 _FIELDS = frozenset({"inputs", "parameters", "stream", "model"})
 _NAMES = frozenset(NAMES) - {"num_return_sequences"}
@@ -125,6 +136,37 @@ class TgiRootDialect(TgiDialect):
         return read_stream(asked.stream, asked.inputs, asked.parameters)
 
 
+class TgiTokenizeDialect(TgiDialect):
+    """POST /tokenize, with the body of /generate, or one that names the model."""
+
+    paths = frozenset({TOKENIZE_PATH})
+
+    def decode(self, head: Head, body: bytes) -> Call:
+        """Read `inputs` and `model`; what else there is goes on."""
+        value = decode_json(body, example=EXAMPLE)
+        text = value.get("inputs") if isinstance(value, dict) else None
+        if not isinstance(text, str):
+            hint = f"Send an object such as {EXAMPLE}."
+            raise ClientError(Code.MISSING_INPUT, "'inputs' must be a string.", hint=hint)
+        fields = msgspec.json.decode(body, type=dict[str, Raw])
+        return Call(
+            model=_model_name(value.get("model")),
+            input=text,
+            original=Original(format=TOKENS, fields=fields, beyond=(head.path,)),
+        )
+
+
+class TgiInfoDialect(TgiDialect):
+    """GET /info, of the default route's upstream."""
+
+    paths = frozenset({INFO_PATH})
+
+    def decode(self, head: Head, body: bytes) -> Call:  # noqa: ARG002  # it has none
+        """There is nothing to read."""
+        original = Original(format=INFO, fields={}, beyond=(head.path,))
+        return Call(model=None, original=original)
+
+
 class _TopLevel(Struct, frozen=True):
     input: Raw | UnsetType = UNSET
     inputs: Raw | UnsetType = UNSET
@@ -162,11 +204,10 @@ def info(model: str, *, version: str) -> Reply:
     return Reply(status=200, headers=[("content-type", JSON)], body=encode_info(told))
 
 
-def check_tokenize(body: bytes) -> None:
-    """Raise ClientError where a body is none for POST /tokenize, which takes /generate's."""
-    value = decode_json(body, example=EXAMPLE)
-    if not isinstance(value, Mapping) or not isinstance(value.get("inputs"), str):
-        raise ClientError(Code.MISSING_INPUT, "'inputs' must be a string.", hint=f"Send {EXAMPLE}.")
+def _model_name(raw: object) -> str | None:
+    if raw is not None and not (isinstance(raw, str) and is_model_name(raw)):
+        raise ClientError(Code.INVALID_PARAMETER, "'model' is not a model name.", param="model")
+    return raw
 
 
 def _samples(asked: Asked) -> bool | None:

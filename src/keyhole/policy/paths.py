@@ -52,8 +52,11 @@ class Paths:
         prefixes: Mapping[str, Page] | None = None,
         others: Mapping[str, tuple[Callable[[bytes], bool], ClientDialect]] | None = None,
         words: Mapping[str, ClientDialect] | None = None,
+        questions: Iterable[ClientDialect] = (),
     ) -> None:
         """`prefixes` are pages below which every path is theirs.
+
+        `questions` are the dialects whose calls come by GET and have no body.
 
         `others` says by path which dialect is meant where the body says so, beside the one
         whose path it is; `words` in which dialect errors are written below a path.
@@ -67,6 +70,8 @@ class Paths:
                 self._places[path] = Place(dialect, CALL_METHODS)
             for prefix in dialect.prefixes:
                 self._prefixes[prefix] = Place(dialect, CALL_METHODS)
+        for dialect in questions:
+            self._places.update(dict.fromkeys(dialect.paths, Place(dialect, PAGE_METHODS)))
         for path, (is_meant, dialect) in (others or {}).items():
             other = Other(is_meant, Place(dialect, CALL_METHODS))
             self._places[path] = replace(self._places[path], other=other)

@@ -13,6 +13,7 @@ from keyhole.errors import ClientError, Code, UpstreamError
 _WORTH_ANOTHER_TARGET = frozenset(
     {
         Code.MODEL_NOT_PULLED,
+        Code.UNSUPPORTED_BY_UPSTREAM,
         Code.UPSTREAM_ERROR,
         Code.UPSTREAM_GONE,
         Code.UPSTREAM_LOADING,

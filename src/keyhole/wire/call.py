@@ -50,7 +50,8 @@ class Original(Struct, frozen=True, kw_only=True):
     """The body as the client sent it, for an upstream that speaks the same format."""
 
     format: str
-    """`openai-chat`, `openai-completion`, `tgi` or `huggingface`."""
+    """`openai-chat`, `openai-completion`, `tgi` or `huggingface`; or what asks for no text at all
+    but for the tokens of one, `tgi-tokens`, or for what a server says of itself, `tgi-info`."""
     fields: Mapping[str, Raw]
     """The top level of its JSON, each value as it came."""
     beyond: tuple[str, ...] = ()
