@@ -53,6 +53,7 @@ def test_without_a_configuration_it_says_so_and_what_a_token_would_open(tmp_path
     assert "config  none, these are the defaults" in text
     assert "token   none; HF_TOKEN or `hf auth login` opens the models of Hugging Face" in text
     assert asked(text) == {"input": "Once upon a time"}
+    assert text.endswith(f"Or open {ADDRESS}/ in a browser.")
 
 
 def test_with_a_token_it_says_where_it_is_from_and_never_what_it_is(tmp_path):

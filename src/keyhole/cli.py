@@ -1,17 +1,20 @@
 """The command line: serve, check, generate, models, model.
 
 It parses, prints and sets exit statuses; what it does is done by the modules below it. A
-SetupError is one line on standard error and exit status 1, never a traceback.
+SetupError is one line on standard error and exit status 1, never a traceback; Ctrl-C is 130, as
+shells have it for a program that the signal ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import msgspec
@@ -20,10 +23,12 @@ from keyhole import __version__, main, pull, survey
 from keyhole.config import ConfigError, Settings
 from keyhole.engine.library import Library
 from keyhole.errors import SetupError
+from keyhole.exchange import Gateway
 from keyhole.greeting import Surroundings, greeting, route_rows
 from keyhole.listening import address_of, listen
 from keyhole.supervisor import Command, keep_running, python_module, supervise
 from keyhole.wire.http import Head, Reply
+from keyhole.wire.sse import SseReader
 
 
 class _OneLineErrors(click.Group):
@@ -36,6 +41,8 @@ class _OneLineErrors(click.Group):
             click.echo(str(error), err=True)
         except SetupError as error:
             click.echo(f"keyhole: {error}", err=True)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
         sys.exit(1)
 
 
@@ -113,19 +120,23 @@ def check(config: Path | None, data: Path | None, *, live: bool) -> None:
 @_options
 @click.argument("prompt")
 @click.option("--model", metavar="MODEL", help="A name that `keyhole models` lists.")
-def generate(config: Path | None, data: Path | None, prompt: str, model: str | None) -> None:
+@click.option("--stream", is_flag=True, help="Print the text as it comes.")
+def generate(
+    config: Path | None, data: Path | None, prompt: str, model: str | None, *, stream: bool
+) -> None:
     """Generate text for PROMPT (- reads standard input), without a server."""
     settings = main.load_settings(config=config, data=data)
     try:
         if prompt == "-":
             prompt = sys.stdin.read()
-        body = msgspec.json.encode({"input": prompt} | ({"model": model} if model else {}))
+        asked = {"input": prompt, "stream": stream} | ({"model": model} if model else {})
+        body = msgspec.json.encode(asked)
     except UnicodeError:
         raise SetupError("The prompt is not UTF-8 text.") from None
-    reply = asyncio.run(_ask(settings, body))
-    answer = msgspec.json.decode(reply.body)
-    if reply.status != 200:
-        raise SetupError(answer.get("detail") or answer["error"])
+    if stream:
+        asyncio.run(_print_stream(settings, prompt, body))
+        return
+    answer = asyncio.run(_ask(settings, body))
     click.echo("\n".join(_texts(answer)))
 
 
@@ -170,14 +181,93 @@ def list_models(config: Path | None, data: Path | None) -> None:
         click.echo(f"{row.name:<{width}}  {row.problem or f'{row.size_bytes / 1e6:,.0f} MB'}")
 
 
-async def _ask(settings: Settings, body: bytes) -> Reply:
-    """One call through the whole gateway, as a client's would go."""
-    head = Head(method="POST", path="/generate", headers=((b"host", b"localhost"),))
+async def _ask(settings: Settings, body: bytes) -> Any:
+    """The answer to one call; raises SetupError."""
     async with main.open_runtime(settings, observers=()) as runtime:
-        admitted = runtime.gateway.admit(head)
-        if isinstance(admitted, Reply):
-            return admitted
-        return await runtime.gateway.run(admitted, body)
+        return msgspec.json.decode((await _run(runtime.gateway, body)).body)
+
+
+async def _print_stream(settings: Settings, prompt: str, body: bytes) -> None:
+    """Print the text of one call as it comes, as `_ask` would have it; raises SetupError."""
+    async with main.open_runtime(settings, observers=()) as runtime:
+        reply = await _run(runtime.gateway, body)
+        is_reply = ("x-keyhole-translated", "text-to-chat") in reply.headers
+        printer = _Printer(sys.stdout)
+        try:
+            printer.write("" if is_reply else prompt)
+            if reply.stream is None:
+                printer.end(reply.body)
+            else:
+                reply.stream.start(printer, reply.body)
+            await printer.ended
+        finally:
+            if reply.stream is not None:
+                reply.stream.cancel()
+            printer.close()
+
+
+async def _run(gateway: Gateway, body: bytes) -> Reply:
+    """One call through the whole gateway, as a client's would go; raises SetupError."""
+    admitted = gateway.admit(
+        Head(method="POST", path="/generate", headers=((b"host", b"localhost"),))
+    )
+    reply = admitted if isinstance(admitted, Reply) else await gateway.run(admitted, body)
+    if reply.status != 200:
+        raise _complaint(msgspec.json.decode(reply.body))
+    return reply
+
+
+def _complaint(told: dict[str, Any]) -> SetupError:
+    """An error of the `generate` dialect."""
+    return SetupError(told.get("detail") or told["error"])
+
+
+class _Printer:
+    """Writes out the pieces of a stream in the `generate` dialect; a wire.http.Sink."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._frames = SseReader(sys.maxsize)
+        self._is_within_line = False
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the stream is over; with SetupError or OSError where it went wrong."""
+
+    def send(self, data: bytes) -> None:
+        """As the protocol says."""
+        for frame in self._frames.feed(data):
+            if frame.data is not None and not self.ended.done():
+                self._show(msgspec.json.decode(frame.data))
+
+    def end(self, data: bytes) -> None:
+        """As the protocol says."""
+        self.send(data)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def write(self, text: str) -> None:
+        """Write some text, at once; raises OSError where nobody reads any more."""
+        if text:
+            self._is_within_line = not text.endswith("\n")
+            self._out.write(text)
+            self._out.flush()
+
+    def close(self) -> None:
+        """End the last line."""
+        if self._is_within_line:
+            with contextlib.suppress(OSError):
+                self.write("\n")
+
+    def _show(self, told: dict[str, Any]) -> None:
+        if "error" in told:
+            self.ended.set_exception(_complaint(told))
+            return
+        try:
+            self.write(told.get("text", ""))
+        except OSError as error:
+            self.ended.set_exception(error)
+        except UnicodeError:
+            encoding = self._out.encoding
+            self.ended.set_exception(SetupError(f"The text cannot be printed in {encoding}."))
 
 
 def _texts(answer: Any) -> list[str]:

@@ -96,6 +96,7 @@ def _lines(settings: Settings, address: str, found: Surroundings) -> Iterator[st
         yield ""
         yield "  Try:"
         yield f"    {curl(address, ask)}"
+        yield f"  Or open {address}/ in a browser."
 
 
 def _first_ask(settings: Settings) -> dict[str, str] | None:

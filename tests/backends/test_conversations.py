@@ -64,7 +64,7 @@ def test_a_rendered_conversation_stops_at_the_users_next_turn() -> None:
 def test_the_continuation_becomes_a_reply(text: str, reply: str) -> None:
     answer = as_reply(Answer(texts=((text,),), usage=Usage(1, 2)))
 
-    assert answer == Answer(texts=((reply,),), usage=Usage(1, 2), is_chat=True)
+    assert answer == Answer(texts=((reply,),), usage=Usage(1, 2), is_chat=True, is_rendered=True)
 
 
 class Listed:

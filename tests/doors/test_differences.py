@@ -17,6 +17,8 @@ ROWS = re.findall(r"^\| `([a-z0-9-]+)` \|", TABLE, re.MULTILINE)
 
 # Rows that a test stands for, beside those of the cases.
 TESTED_BY = {
+    "inputs": "test_a_body_at_generate_is_told_from_the_original_scripts",
+    "stream": "test_it_streams_if_told_to",  # tests/dialects/test_generate.py
     "debugger": "test_python_app_py_runs_without_the_debugger",  # tests/server/test_flask_door.py
     "default-model": "test_default_model",
     "local-callers": "test_callers_from_elsewhere_are_refused",  # tests/policy/test_access.py

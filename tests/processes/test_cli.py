@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
+import signal
 import socket
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +21,11 @@ from keyhole.cli import cli
 from keyhole.config import Listen
 from keyhole.listening import hint
 from processes.conftest import SLOW, STORY
-from processes.driving import Ran, command_lines, keyhole
+from processes.driving import KEYHOLE, Ran, command_lines, environment, keyhole, serving
 from standins import Raw, Reply, StandIn
 
 TOKEN = "hf_CLICLICLICLICLICLICLICLICLI"
+STREAM = {"content-type": "text/event-stream"}
 NO_BUILTIN = "[server]\nbuiltin_routes = false\n"
 
 
@@ -269,9 +273,11 @@ def test_generate_does_not_put_a_socket_where_others_may_write(
         (("x", "--model", "tiny/absent"), "", "No route serves the model 'tiny/absent'."),
         (("x", "--model", "no name"), "", "'model' is not a model name."),
         (("",), "", ""),
+        (("", "--stream"), "", ""),
+        (("x", "--model", "no name", "--stream"), "", "'model' is not a model name."),
         (("-",), b"\xff\xfe", "The prompt is not UTF-8 text."),
     ],
-    ids=["unknown model", "no name", "empty prompt", "not UTF-8"],
+    ids=["unknown model", "no name", "empty prompt", "streamed", "refused", "not UTF-8"],
 )
 def test_generate_fails_in_one_line(place: Path, arguments, stdin, words):
     configure(
@@ -280,6 +286,170 @@ def test_generate_fails_in_one_line(place: Path, arguments, stdin, words):
         '[route.default]\ntargets=["far/x"]\n',
     )
     assert words in keyhole("generate", *arguments, home=place, stdin=stdin).complaint
+
+
+# generate --stream
+
+
+def configure_tgi(place: Path, url: str) -> None:
+    configure(
+        place,
+        f'{NO_BUILTIN}[upstream.far]\nkind="tgi"\nurl="{url}"\n'
+        '[route.default]\ntargets=["far/x"]\n',
+    )
+
+
+def token(text: str, whole: str | None = None) -> bytes:
+    """A frame of TGI's."""
+    frame = {"token": {"id": 1, "text": text}, "generated_text": whole}
+    return b"data:" + json.dumps(frame).encode() + b"\n\n"
+
+
+FAILURE = b'data:{"error":"no","error_type":"generation"}\n\n'
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+
+
+REST = token(" a") + token(" time", " upon a time")
+
+
+class Slow:
+    """A TGI server that sends one token, waits to be told, and sends the rest."""
+
+    def __init__(self, rest: bytes) -> None:
+        self.rest = rest
+        self.may_go_on = asyncio.Event()
+        self.has_lost_its_client = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + token(" upon"))
+        told = asyncio.ensure_future(self.may_go_on.wait())
+        left = asyncio.ensure_future(self._wait_for_end(reader))
+        await asyncio.wait([told, left], return_when=asyncio.FIRST_COMPLETED)
+        if told.done():
+            writer.write(self.rest)
+        told.cancel()
+        left.cancel()
+        writer.close()
+
+    async def _wait_for_end(self, reader: asyncio.StreamReader) -> None:
+        while await reader.read(4096):
+            pass
+        self.has_lost_its_client.set()
+
+
+@contextlib.asynccontextmanager
+async def streaming(
+    place: Path, rest: bytes = REST, *, stdout: int = asyncio.subprocess.PIPE
+) -> AsyncIterator[tuple[Slow, asyncio.subprocess.Process]]:
+    """`keyhole generate Once --stream` of a slow server, which is killed at the end."""
+    slow = Slow(rest)
+    server = await asyncio.start_server(slow.serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    configure_tgi(place, f"http://{host}:{port}")
+    process = await asyncio.create_subprocess_exec(
+        *(KEYHOLE, "generate", "Once", "--stream"),
+        cwd=place,
+        env=environment(place),
+        stdout=stdout,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield slow, process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+        server.close()
+        await server.wait_closed()
+
+
+async def test_generate_streams_each_piece_as_it_comes(place: Path):
+    """The first piece is there while the upstream has not sent the second, through a pipe too."""
+    async with streaming(place) as (slow, process):
+        assert process.stdout is not None
+        assert await process.stdout.readexactly(9) == b"Once upon"
+        slow.may_go_on.set()
+        out, err = await process.communicate()
+        assert (process.returncode, out, err) == (0, b" a time\n", b"")
+
+
+async def test_ctrl_c_ends_a_stream_and_its_upstream(place: Path):
+    async with streaming(place) as (slow, process):
+        assert process.stdout is not None
+        assert await process.stdout.readexactly(9) == b"Once upon"
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+        assert (process.returncode, out, err) == (130, b"\n", b"")
+        await slow.has_lost_its_client.wait()
+
+
+async def test_a_stream_that_nobody_reads_any_more_ends_without_a_word(place: Path):
+    reading, writing = os.pipe()
+    async with streaming(place, stdout=writing) as (slow, process):
+        os.close(writing)
+        assert await asyncio.to_thread(os.read, reading, 4) == b"Once"
+        os.close(reading)
+        slow.may_go_on.set()
+        _, err = await process.communicate()
+        assert (process.returncode, err) == (1, b"")
+
+
+def test_generate_streams_from_the_engine_and_leaves_nothing_running(home: Path, data: Path):
+    ran = keyhole("generate", "The fox", "--stream", "--data", data, home=home)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith("The fox")
+    assert not command_lines(holding=str(data))
+
+
+def test_generate_streams_beside_a_server(home: Path, data: Path):
+    """They share the engine."""
+    with serving(data=data, home=home) as server:
+        server.ask({"input": "The fox"})
+        engine = server.pid("keyhole.engine")
+        ran = keyhole("generate", "The fox", "--stream", "--data", data, home=home)
+        assert (ran.status, ran.err) == (0, "")
+        assert ran.out.startswith("The fox")
+        assert server.pids("keyhole.engine") == [engine]
+
+
+async def test_a_stream_of_a_model_that_answers_is_printed_without_the_prompt(place: Path):
+    frames = b'data: {"choices":[{"index":0,"delta":{"content":"Blue."},"finish_reason":"stop"}]}'
+    async with StandIn(Reply(200, frames + b"\n\ndata: [DONE]\n\n", STREAM)) as far:
+        configure(
+            place,
+            f'{NO_BUILTIN}[upstream.far]\nkind="openai"\nurl="{far.url}"\n'
+            '[route.default]\ntargets=["far/x"]\n',
+        )
+        ran = await run("generate", "Why?", "--stream", home=place)
+    assert (ran.status, ran.out, ran.err) == (0, "Blue.\n", "")
+
+
+async def test_an_upstream_that_does_not_stream_is_printed_all_the_same(place: Path):
+    async with StandIn(Reply.json({"generated_text": " and more"})) as far:
+        configure_tgi(place, far.url)
+        ran = await run("generate", "some", "--stream", home=place)
+    assert (ran.status, ran.out, ran.err) == (0, "some and more\n", "")
+
+
+@pytest.mark.parametrize("rest", [b"", FAILURE], ids=["broken off", "told"])
+async def test_a_stream_that_fails_on_its_way_says_so_in_one_line(place: Path, rest: bytes):
+    async with streaming(place, rest) as (slow, process):
+        assert process.stdout is not None
+        assert await process.stdout.readexactly(9) == b"Once upon"
+        slow.may_go_on.set()
+        out, err = await process.communicate()
+        ran = Ran(process.returncode or 0, out.decode(), err.decode())
+    assert ran.out == "\n"
+    assert ran.complaint.startswith("keyhole: Upstream 'far'")
+
+
+async def test_a_stream_that_fails_before_it_begins_says_so_in_one_line(place: Path):
+    async with StandIn(Reply(503, b"{}")) as far:
+        configure_tgi(place, far.url)
+        ran = await run("generate", "Once", "--stream", home=place)
+    assert ran.out == ""
+    assert ran.complaint.startswith("keyhole: Upstream 'far'")
 
 
 async def test_generate_ignores_the_environments_proxies_and_passwords(place: Path):
