@@ -47,7 +47,7 @@ _Got = TypeVar("_Got")
 Headers = list[tuple[str, str]]
 
 
-class Admission(Struct, kw_only=True):
+class Admission(Struct):
     """A request whose head was let in: its body may be read, up to `max_body_bytes`."""
 
     head: Head
@@ -171,21 +171,11 @@ class Gateway:
     def _admission(self, head: Head, place: Place, client_request_id: str | None) -> Admission:
         parts = self._parts
         clock = parts.clock
-        record = AccessRecord(
-            request_id=uuid7(clock.unix_ms(), clock.random_hex(19)),
-            method=head.method,
-            path=head.path,
-            client_request_id=client_request_id,
-        )
+        unix_ms = clock.unix_ms()
+        request_id = uuid7(unix_ms, clock.random_hex(19))
+        record = AccessRecord(request_id, unix_ms, head.method, head.path, client_request_id)
         parts.observer.began(record)
-        return Admission(
-            head=head,
-            place=place,
-            place_of_path=place,
-            record=record,
-            began_s=clock.monotonic(),
-            max_body_bytes=parts.max_body_bytes,
-        )
+        return Admission(head, place, place, record, clock.monotonic(), parts.max_body_bytes)
 
     async def _serve(self, admission: Admission, body: bytes) -> Reply:
         dialect, record = self._dialect(admission, body), admission.record
@@ -217,8 +207,9 @@ class Gateway:
         return place.dialect
 
     def _stamp(self, wish: Wish) -> Stamp:
-        unix_s = self._parts.clock.unix_ms() // 1000
-        return Stamp(wish.record.request_id, unix_s, wish.call.model or wish.route.name)
+        record = wish.record
+        model = wish.call.model or wish.route.name
+        return Stamp(record.request_id, record.began_unix_ms // 1000, model)
 
     async def _stream(self, wish: Wish) -> Reply:
         """The head of a stream's reply, once its first frame says that it is a good one."""

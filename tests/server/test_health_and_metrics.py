@@ -29,7 +29,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
 
 
 def record(**fields: object) -> AccessRecord:
-    made = AccessRecord(request_id="id", method="POST", path="/generate", status=200)
+    made = AccessRecord(request_id="id", began_unix_ms=0, method="POST", path="/generate", status=200)
     for name, value in fields.items():
         setattr(made, name, value)
     return made
@@ -96,6 +96,7 @@ def test_errors_are_counted_by_code_and_crashes_by_themselves() -> None:
 def test_what_a_client_sent_is_no_label() -> None:
     metrics = Metrics()
     sent = AccessRecord(
+        began_unix_ms=0,
         request_id="THEIRS", method="THEIRS", path="/THEIRS", client_request_id="THEIRS"
     )
     metrics.began(sent)

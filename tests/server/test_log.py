@@ -27,6 +27,7 @@ class Broken(io.StringIO):
 def record(**fields: Any) -> AccessRecord:
     known: dict[str, Any] = {
         "request_id": "the-id",
+        "began_unix_ms": 0,
         "method": "POST",
         "path": "/generate",
         "status": 200,

@@ -11,12 +11,16 @@ CLIENT_GONE = 499
 """The status of a request whose client left first; nginx's number for it."""
 
 
-class AccessRecord(Struct, kw_only=True):
+class AccessRecord(Struct):
     """One client request, filled in as the exchange learns more."""
 
     request_id: str
+    began_unix_ms: int
+    """When its head had come, in milliseconds since 1970, UTC."""
     method: str
     path: str
+    client_request_id: str | None = None
+    """The client's own x-request-id, if it sent a sane one."""
     status: int = 0
     code: str | None = None
     """The error's code, if it was refused or failed."""
@@ -31,5 +35,3 @@ class AccessRecord(Struct, kw_only=True):
     bytes_out: int = 0
     usage: tuple[int, int] | None = None
     """Prompt and completion tokens, where the upstream said."""
-    client_request_id: str | None = None
-    """The client's own x-request-id, if it sent a sane one."""
