@@ -22,6 +22,7 @@ from keyhole.backends.openai import OpenAi
 from keyhole.backends.tgi import Tgi
 from keyhole.catalog import Access, Catalog, Route, Target, Upstream
 from keyhole.dialects.generate import GenerateDialect
+from keyhole.dialects.huggingface import HuggingFaceDialect
 from keyhole.dialects.openai.client import OpenAiDialect
 from keyhole.dialects.tgi_client import GENERATE_PATH, TgiDialect, is_tgi
 from keyhole.errors import Code, UpstreamError
@@ -186,7 +187,7 @@ class Composed:
                 catalog=_catalog(),
                 access=Access(allowed_origins=(ALLOWED_ORIGIN,)),
                 paths=Paths(
-                    [generate, tgi, OpenAiDialect()],
+                    [generate, tgi, HuggingFaceDialect(), OpenAiDialect()],
                     pages,
                     generate,
                     others={GENERATE_PATH: (is_tgi, tgi)},
@@ -218,11 +219,14 @@ def _catalog() -> Catalog:
     )
     gpu = Upstream(name="gpu", kind="tgi", url="http://gpu.example")
     at = os.environ.get(STANDIN, "http://127.0.0.1:9")
-    tgi = Upstream(name="live-tgi", kind="tgi", url=at, secret=Secret(SECRET))
-    openai = Upstream(name="live-openai", kind="openai", url=f"{at}/v1", secret=Secret(SECRET))
+    secret, most = Secret(SECRET), 100 * 1024 * 1024
+    tgi = Upstream(name="live-tgi", kind="tgi", url=at, secret=secret, max_response_bytes=most)
+    openai = Upstream(
+        name="live-openai", kind="openai", url=f"{at}/v1", secret=secret, max_response_bytes=most
+    )
     routes = {
-        "tgi": Route(name="tgi", targets=(Target(tgi, "m"),)),
-        "openai": Route(name="openai", targets=(Target(openai, "m"),)),
+        "live-tgi": Route(name="live-tgi", targets=(Target(tgi, "m"),)),
+        "live-openai": Route(name="live-openai", targets=(Target(openai, "m"),)),
         "either": Route(name="either", targets=(Target(tgi, "m"), Target(openai, "m"))),
         "default": Route(name="default", targets=(Target(hf, "gpt2"),)),
         "continued": Route(name="continued", targets=(Target(gpu, "gpt2"),)),

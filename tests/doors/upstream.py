@@ -52,6 +52,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
         self.url = "http://{}:{}".format(*self._listener.getsockname())
         self._scripts: deque[Script] = deque()
         self._thread = threading.Thread(target=self._accept, name="upstream")
