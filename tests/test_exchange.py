@@ -15,6 +15,7 @@ from keyhole.dialects.generate import GenerateDialect
 from keyhole.errors import ClientError, Code, UpstreamError
 from keyhole.exchange import Admission, Gateway, Parts
 from keyhole.policy.paths import Paths
+from keyhole.ports import Timed
 from keyhole.secret import Secret
 from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call
@@ -40,6 +41,19 @@ class FakeClock:
 
     def random_hex(self, count: int) -> str:
         return "f" * count
+
+
+class NoAlarms:
+    """ports.Alarms that never ring."""
+
+    def now_s(self) -> float:
+        return 0.0
+
+    def watch(self, timed: Timed) -> None:
+        pass
+
+    def forget(self, timed: Timed) -> None:
+        pass
 
 
 class FakeObserver:
@@ -169,6 +183,7 @@ def world(
         transport=transport,
         clock=clock,
         observer=observer,
+        alarms=NoAlarms(),
         max_body_bytes=MAX_BODY_BYTES,
         tells_texts=tells_texts,
     )

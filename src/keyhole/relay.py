@@ -190,6 +190,8 @@ class Relay:
             raise self._too_large(error) from None
         for frame in frames:
             self._translate(frame, out)
+        if self._frames.is_broken:  # by what stands behind them
+            self._take(b"", out)
 
     def _take_end(self, out: list[bytes]) -> None:
         """The same for the end of the upstream's bytes."""

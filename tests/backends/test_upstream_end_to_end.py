@@ -89,6 +89,7 @@ async def client_of(*targets: Target) -> AsyncIterator[Client]:
         transport=transport,
         clock=SystemClock(),
         observer=silent,
+        alarms=transport.alarms,
         max_body_bytes=1_000_000,
     )
     try:

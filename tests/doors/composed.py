@@ -1,13 +1,15 @@
 """A real gateway over a transport that is a table: what the doors are tested in front of.
 
 What an upstream does is told by the input, so that a test can ask for it through any door, in
-this process or another.
+this process or another. Streams alone come over a real transport, from the stand-in (upstream.py)
+whose address is in the environment.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import sys
 import threading
@@ -16,13 +18,20 @@ from contextlib import asynccontextmanager
 from typing import TextIO
 
 from keyhole.backends.hf_inference import HfInference
+from keyhole.backends.openai import OpenAi
 from keyhole.backends.tgi import Tgi
 from keyhole.catalog import Access, Catalog, Route, Target, Upstream
 from keyhole.dialects.generate import GenerateDialect
+from keyhole.dialects.huggingface import HuggingFaceDialect
+from keyhole.dialects.openai.client import OpenAiDialect
+from keyhole.dialects.tgi_client import GENERATE_PATH, TgiDialect, is_tgi
 from keyhole.errors import Code, UpstreamError
 from keyhole.exchange import Gateway, Parts
 from keyhole.io.clock import SystemClock
+from keyhole.io.deadlines import DeadlineWheel
+from keyhole.io.transport import OpenResponse, PooledTransport
 from keyhole.policy.paths import Paths
+from keyhole.ports import Timed
 from keyhole.secret import Secret
 from keyhole.server.health import Readiness
 from keyhole.server.log import AccessLog, Observers
@@ -32,6 +41,11 @@ from keyhole.wire.records import AccessRecord
 
 ALLOWED_ORIGIN = "https://app.example.org"
 MAX_BODY_BYTES = 256 * 1024
+MAX_FRAME_BYTES = 64 * 1024
+HEARTBEAT_S = 0.4
+SECRET = "hf_operators_own"
+STANDIN = "KEYHOLE_TEST_STANDIN"
+"""The environment variable with the URL that streams come from."""
 ODD_JSON = b'{"z": 1,\n  "a": "\xc3\xa9"}\n'
 """Bytes that any decoding and encoding would change."""
 
@@ -65,6 +79,7 @@ class TableTransport:
         self.asked: list[object] = []
         """The inputs, in their order."""
         self._gate = asyncio.Event()
+        self._pooled: PooledTransport | None = None
 
     async def send(
         self, request: UpstreamRequest, *, request_id: str, timeouts: Timeouts
@@ -78,8 +93,16 @@ class TableTransport:
         finally:
             self.inside -= 1
 
+    async def open(
+        self, request: UpstreamRequest, *, request_id: str, timeouts: Timeouts
+    ) -> OpenResponse:
+        if self._pooled is None:
+            self._pooled = PooledTransport()
+        return await self._pooled.open(request, request_id=request_id, timeouts=timeouts)
+
     async def aclose(self) -> None:
-        pass
+        if self._pooled is not None:
+            await self._pooled.aclose()
 
     async def _answer(
         self, request: UpstreamRequest, request_id: str, timeouts: Timeouts
@@ -109,6 +132,28 @@ class TableTransport:
         await asyncio.wait_for(self._gate.wait(), 60)
 
 
+class LateWheel:
+    """ports.Alarms on whichever loop first asks: a gateway may be made before its loop runs."""
+
+    def __init__(self) -> None:
+        self._made: DeadlineWheel | None = None
+
+    @property
+    def _wheel(self) -> DeadlineWheel:
+        if self._made is None:
+            self._made = DeadlineWheel(asyncio.get_running_loop())
+        return self._made
+
+    def now_s(self) -> float:
+        return self._wheel.now_s()
+
+    def watch(self, timed: Timed) -> None:
+        self._wheel.watch(timed)
+
+    def forget(self, timed: Timed) -> None:
+        self._wheel.forget(timed)
+
+
 class Memory:
     """An Observer that keeps what it hears."""
 
@@ -135,18 +180,26 @@ class Composed:
         self.transport = TableTransport()
         self.memory = Memory()
         self.readiness = Readiness()
-        metrics, generate = Metrics(), GenerateDialect()
+        metrics, generate, tgi = Metrics(), GenerateDialect(), TgiDialect()
         pages = {**self.readiness.pages(), **metrics.pages(), "/broken-page": _broken_page}
         self.gateway = Gateway(
             Parts(
                 catalog=_catalog(),
                 access=Access(allowed_origins=(ALLOWED_ORIGIN,)),
-                paths=Paths([generate], pages, generate),
-                backends={"hf-inference": HfInference(), "tgi": Tgi()},
+                paths=Paths(
+                    [generate, tgi, HuggingFaceDialect(), OpenAiDialect()],
+                    pages,
+                    generate,
+                    others={GENERATE_PATH: (is_tgi, tgi)},
+                ),
+                backends={"hf-inference": HfInference(), "tgi": Tgi(), "openai": OpenAi()},
                 transport=self.transport,
                 clock=SystemClock(),
                 observer=Observers(metrics, self.memory, AccessLog("json", log)),
+                alarms=LateWheel(),
                 max_body_bytes=MAX_BODY_BYTES,
+                max_frame_bytes=MAX_FRAME_BYTES,
+                heartbeat_s=HEARTBEAT_S,
             )
         )
 
@@ -162,15 +215,25 @@ def _catalog() -> Catalog:
         name="hf",
         kind="hf-inference",
         url="https://hf.example/hf-inference",
-        secret=Secret("hf_operators_own"),
+        secret=Secret(SECRET),
     )
     gpu = Upstream(name="gpu", kind="tgi", url="http://gpu.example")
+    at = os.environ.get(STANDIN, "http://127.0.0.1:9")
+    secret, most = Secret(SECRET), 100 * 1024 * 1024
+    tgi = Upstream(name="live-tgi", kind="tgi", url=at, secret=secret, max_response_bytes=most)
+    openai = Upstream(
+        name="live-openai", kind="openai", url=f"{at}/v1", secret=secret, max_response_bytes=most
+    )
     routes = {
+        "live-tgi": Route(name="live-tgi", targets=(Target(tgi, "m"),)),
+        "live-openai": Route(name="live-openai", targets=(Target(openai, "m"),)),
+        "either": Route(name="either", targets=(Target(tgi, "m"), Target(openai, "m"))),
         "default": Route(name="default", targets=(Target(hf, "gpt2"),)),
         "continued": Route(name="continued", targets=(Target(gpu, "gpt2"),)),
         "two": Route(name="two", targets=(Target(hf, "first"), Target(hf, "second"))),
     }
-    return Catalog(upstreams={"hf": hf, "gpu": gpu}, exact=routes)
+    upstreams = {upstream.name: upstream for upstream in (hf, gpu, tgi, openai)}
+    return Catalog(upstreams=upstreams, exact=routes)
 
 
 def _tell(request: UpstreamRequest, request_id: str, timeouts: Timeouts) -> UpstreamResponse:

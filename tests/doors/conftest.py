@@ -8,13 +8,30 @@ import pytest
 
 from doors import servers
 from doors.client import ask
+from doors.composed import STANDIN
 from doors.leaks import eventually, no_leaks
 from doors.servers import DOORS, Door
+from doors.upstream import Upstream, running_upstream
+
+
+@pytest.fixture(scope="session")
+def played() -> Iterator[Upstream]:
+    with running_upstream() as upstream, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(STANDIN, upstream.url)
+        yield upstream
+
+
+@pytest.fixture
+def upstream(played: Upstream) -> Iterator[Upstream]:
+    yield played
+    played.forget()
 
 
 @pytest.fixture(scope="session", params=DOORS)
 def running(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    played: Upstream,  # its address is what a door begins with
 ) -> Iterator[Door]:
     name: str = request.param
     match name:

@@ -52,6 +52,8 @@ class Door:
     """What the connections share, where they are our own."""
     output: Path | None = None
     """What another process has printed."""
+    pid: int = 0
+    """Of that process."""
 
     def __str__(self) -> str:
         return self.name
@@ -194,7 +196,7 @@ def gunicorn(folder: Path) -> Iterator[Door]:
             cwd=folder,
         )
     try:
-        yield Door("gunicorn", listener.getsockname(), output=output)
+        yield Door("gunicorn", listener.getsockname(), output=output, pid=process.pid)
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -58,7 +58,8 @@ def gateway(opened: Opened) -> Iterator[ThreadedGateway]:
 def ask(gateway: ThreadedGateway, wanted: str) -> Reply:
     admission = gateway.admit(CALL)
     assert isinstance(admission, Admission)
-    return gateway.run(admission, json.dumps({"input": wanted}).encode())
+    reply, _ = gateway.run(admission, json.dumps({"input": wanted}).encode())
+    return reply
 
 
 def test_nothing_begins_before_the_first_request(opened: Opened, gateway: ThreadedGateway) -> None:
@@ -143,13 +144,14 @@ gateway = ThreadedGateway(lifespan)
 head = Head(method="POST", path="/generate", headers=((b"host", b"localhost"),), peer="127.0.0.1")
 
 def ask():
-    reply = gateway.run(gateway.admit(head), b'{"input": "odd"}')
+    reply, _ = gateway.run(gateway.admit(head), b'{"input": "odd"}')
     os.write(1, b"%d\\n" % reply.status)
 """
 
 
 def run(program: str) -> list[str]:
-    environ = os.environ | {"PYTHONPATH": str(TESTS)}
+    paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     # Python 3.12 and later warn of any fork beside threads, which is what is tested here.
     quiet = ("-X", "dev", "-W", "ignore::DeprecationWarning")
     command = [sys.executable, *quiet, "-c", PROGRAM + program]

@@ -58,7 +58,8 @@ class SseReader:
         """Whether the stream has ever had a CR; most have none and are cut faster."""
         self._is_between = True
         """Whether nothing is unfinished and nothing went wrong."""
-        self._is_broken = False
+        self.is_broken = False
+        """Whether a frame was too large: the next call raises."""
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that the chunk completes.
@@ -107,11 +108,11 @@ class SseReader:
             frames.append(Frame(raw, _data(raw)))
             start = at = end
         if end > 0 or len(rest) - start > limit:
-            self._is_broken = True
+            self.is_broken = True
             rest.clear()
         del rest[:start]
         self._searched = max(len(rest) - _LONGEST_BEGINNING, 0)
-        self._is_between = not rest and not self._is_broken
+        self._is_between = not rest and not self.is_broken
         return frames
 
     def _end_of_frame(self, at: int) -> int:
@@ -123,7 +124,7 @@ class SseReader:
         return found.end() if found else 0
 
     def _check(self) -> None:
-        if self._is_broken:
+        if self.is_broken:
             raise FrameTooLargeError(f"A frame has more than {self._max_frame_bytes} bytes.")
 
 
