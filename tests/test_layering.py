@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "keyhole"
 # From the bottom up; names on one line are neighbours and do not import each other, and nor do
 # the modules of one folder, except for those that the folder shares (SHARED).
 LAYERS = (
-    ("errors", "secret", "eager"),
+    ("errors", "secret", "eager", "outbox"),
     ("catalog",),
     ("wire",),
     ("dialects",),

@@ -46,6 +46,7 @@ from keyhole.errors import SetupError
 from keyhole.exchange import Gateway, Parts
 from keyhole.io.clock import SystemClock
 from keyhole.io.transport import PooledTransport
+from keyhole.outbox import Outbox
 from keyhole.policy.paths import Paths
 from keyhole.ports import Observer, Transport
 from keyhole.server import page as playground
@@ -147,6 +148,7 @@ class Runtime(Struct, kw_only=True):
     gateway: Gateway
     readiness: Readiness
     transport: Transport
+    outbox: Outbox
 
 
 @asynccontextmanager
@@ -164,7 +166,8 @@ async def open_runtime(
     """
     metrics, readiness = Metrics(), Readiness()
     log = (AccessLog(settings.log.format, sys.stderr),) if observers is None else observers
-    transport = PooledTransport()
+    outbox = Outbox()
+    transport = PooledTransport(outbox=outbox)
     parts = Parts(
         catalog=settings.catalog,
         access=msgspec.structs.replace(settings.access, is_local_only=is_local_only),
@@ -187,6 +190,7 @@ async def open_runtime(
                 gateway=Gateway(parts),
                 readiness=readiness,
                 transport=transport,
+                outbox=outbox,
             )
         finally:
             await transport.aclose()

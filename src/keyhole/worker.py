@@ -52,6 +52,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
             read_timeout_s=settings.read_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
             max_buffered_bytes=settings.max_buffered_bytes,
+            outbox=runtime.outbox,
         )
         server = _Server(
             uvicorn.Config(

@@ -53,7 +53,7 @@ async def test_a_connection_carries_one_response_after_the_other(content: bytes)
     wire = Wire()
     for pieces in splits(content):
         asking = wire.ask()
-        await turn(1)
+        await turn(2)
         wire.feed(*pieces)
         await asking
         assert wire.connection.status == 200
@@ -66,7 +66,7 @@ async def test_a_connection_carries_one_response_after_the_other(content: bytes)
 async def test_a_request_goes_out_in_one_write() -> None:
     wire = Wire()
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
 
     assert wire.transport.written == [b"POST / HTTP/1.1\r\n\r\n"]
     wire.feed(SMALL)
@@ -76,7 +76,7 @@ async def test_a_request_goes_out_in_one_write() -> None:
 async def test_headers_are_in_lower_case_and_of_repeated_ones_the_first() -> None:
     wire = Wire()
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(b"HTTP/1.1 200 OK\r\nX-A:  one \r\nx-a: two\r\nY: \xe9\r\ncontent-length: 0\r\n\r\n")
     await asking
 
@@ -88,7 +88,7 @@ async def test_headers_are_in_lower_case_and_of_repeated_ones_the_first() -> Non
 async def test_a_body_can_be_read_piece_by_piece() -> None:
     wire = Wire()
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
     await asking
     reading = asyncio.ensure_future(wire.connection.read())
@@ -107,7 +107,7 @@ async def test_a_body_can_be_read_piece_by_piece() -> None:
 async def test_a_slow_reader_makes_the_upstream_wait() -> None:
     wire = Wire(max_body_bytes=10 * HIGH_WATER_BYTES, idle_s=20)
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(b"HTTP/1.1 200 OK\r\n\r\n")
     await asking
     wire.feed(b"a" * HIGH_WATER_BYTES)
@@ -126,7 +126,7 @@ async def test_a_slow_reader_makes_the_upstream_wait() -> None:
 async def test_a_slow_reader_does_not_stop_the_total_deadline() -> None:
     wire = Wire(max_body_bytes=10 * HIGH_WATER_BYTES)
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(b"HTTP/1.1 200 OK\r\n\r\n", b"a" * (HIGH_WATER_BYTES + 1))
     await asking
 
@@ -138,13 +138,13 @@ async def test_a_slow_reader_does_not_stop_the_total_deadline() -> None:
 async def test_reading_all_of_a_body_pauses_nothing() -> None:
     wire = Wire(max_body_bytes=10 * HIGH_WATER_BYTES)
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(b"HTTP/1.1 200 OK\r\n\r\n", b"a" * (HIGH_WATER_BYTES + 1))
     await asking
     assert wire.transport.is_paused
 
     reading = asyncio.ensure_future(wire.connection.read_all())
-    await turn(1)
+    await turn(2)
     assert not wire.transport.is_paused
     wire.feed(b"a" * HIGH_WATER_BYTES)
     assert not wire.transport.is_paused
@@ -155,7 +155,7 @@ async def test_reading_all_of_a_body_pauses_nothing() -> None:
 async def test_many_small_chunks_take_no_more_room_than_their_bytes() -> None:
     wire = Wire(max_body_bytes=100_000)
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 50_000)
     await asking
 
@@ -176,7 +176,7 @@ async def test_many_small_chunks_take_no_more_room_than_their_bytes() -> None:
 async def test_an_end_that_comes_too_early(fed: list[bytes], message: str, is_broken: bool) -> None:
     wire = Wire()
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(*fed)
     if is_broken:
         wire.transport.is_closed = True
@@ -198,7 +198,7 @@ async def test_an_end_that_comes_too_early(fed: list[bytes], message: str, is_br
 async def test_a_body_until_the_end_is_cut_off_by_a_reset() -> None:
     wire = Wire()
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(UNTIL_CLOSE)
     await asking
     wire.transport.is_closed = True
@@ -210,7 +210,7 @@ async def test_a_body_until_the_end_is_cut_off_by_a_reset() -> None:
 async def test_what_came_before_the_break_can_still_be_read() -> None:
     wire = Wire()
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 30\r\n\r\nhi")
     await asking
     wire.transport.eof()
@@ -232,7 +232,7 @@ async def test_bytes_that_nobody_has_asked_for_close_the_connection(content: byt
 async def test_bytes_behind_a_response_close_the_connection_and_leave_the_response() -> None:
     wire = Wire()
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(SMALL, b"more")
     await asking
 
@@ -245,7 +245,7 @@ async def test_bytes_behind_a_response_close_the_connection_and_leave_the_respon
 async def test_an_answer_that_came_before_the_whole_request_had_left_ends_the_connection() -> None:
     wire = Wire()
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.transport.unsent_bytes = 1
     wire.feed(SMALL)
     await asking
@@ -260,7 +260,7 @@ async def test_an_answer_that_came_before_the_whole_request_had_left_ends_the_co
 async def test_no_head_in_time() -> None:
     wire = Wire()
     asking = wire.ask(timeouts=Timeouts(connect_s=1, first_byte_s=7, total_s=60))
-    await turn(1)
+    await turn(2)
     await wire.pass_s(6.8)
     wire.feed(b"HTTP/1.1 100 Continue\r\n\r\n")  # which is not an answer
     assert not asking.done()
@@ -276,11 +276,11 @@ async def test_no_head_in_time() -> None:
 async def test_silence_in_the_middle_of_a_body() -> None:
     wire = Wire(idle_s=20)
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(b"HTTP/1.1 200 OK\r\n\r\n")
     await asking
     reading = asyncio.ensure_future(wire.connection.read_all())
-    await turn(1)
+    await turn(2)
     await wire.pass_s(19.8)
     wire.feed(b"a")
     await wire.pass_s(19.8)
@@ -295,11 +295,11 @@ async def test_silence_in_the_middle_of_a_body() -> None:
 async def test_no_end_in_time() -> None:
     wire = Wire(idle_s=100)
     asking = wire.ask(timeouts=Timeouts(connect_s=1, first_byte_s=7, total_s=30))
-    await turn(1)
+    await turn(2)
     wire.feed(b"HTTP/1.1 200 OK\r\n\r\n")
     await asking
     reading = asyncio.ensure_future(wire.connection.read_all())
-    await turn(1)
+    await turn(2)
     await wire.pass_s(31)
 
     error = await failure(reading)
@@ -309,7 +309,7 @@ async def test_no_end_in_time() -> None:
 async def test_the_total_deadline_comes_before_a_later_first_byte() -> None:
     wire = Wire()
     asking = wire.ask(timeouts=Timeouts(connect_s=1, first_byte_s=90, total_s=30))
-    await turn(1)
+    await turn(2)
     await wire.pass_s(31)
 
     assert "did not finish its answer within 30 s" in (await failure(asking)).message
@@ -318,7 +318,7 @@ async def test_the_total_deadline_comes_before_a_later_first_byte() -> None:
 async def test_a_resting_connection_is_closed_when_its_time_has_come() -> None:
     wire = Wire()
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(SMALL)
     await asking
     await wire.connection.read_all()
@@ -333,7 +333,7 @@ async def test_a_resting_connection_is_closed_when_its_time_has_come() -> None:
 async def test_a_request_that_is_over_has_no_deadline() -> None:
     wire = Wire()
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(SMALL)
     await asking
     await wire.pass_s(1000)
@@ -376,7 +376,7 @@ async def test_a_reset_of_a_unix_socket_is_stale_and_its_end_is_not(
     wire = await used_wire() if is_used else Wire()
     wire.connection._is_unix = True
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     if error is None:
         wire.transport.eof()
         assert "closed the connection without an answer" in (await failure(asking)).message
@@ -390,7 +390,7 @@ async def test_a_reset_of_a_unix_socket_is_stale_and_its_end_is_not(
 async def used_wire() -> Wire:
     wire = Wire()
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(SMALL)
     await asking
     await wire.connection.read_all()
@@ -402,7 +402,7 @@ async def used_wire() -> Wire:
 async def test_a_reused_connection_that_dies_under_a_request_is_stale(is_broken: bool) -> None:
     wire = await used_wire()
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     if is_broken:
         wire.transport.is_closed = True
         wire.connection.connection_lost(ConnectionResetError())
@@ -434,7 +434,7 @@ async def test_a_new_connection_that_dies_before_the_request_is_the_upstreams_fa
 async def test_a_reused_connection_that_breaks_in_mid_answer_is_not_stale() -> None:
     wire = await used_wire()
     asking = wire.ask()
-    await turn(1)
+    await turn(2)
     wire.feed(b"H")
     wire.transport.eof()
 
@@ -447,7 +447,7 @@ async def test_a_reused_connection_that_breaks_in_mid_answer_is_not_stale() -> N
 async def test_cancelling_and_aborting_leaves_nothing_behind() -> None:
     wire = Wire()
     asking = wire.ask(timeouts=TIMEOUTS)
-    await turn(1)
+    await turn(2)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking

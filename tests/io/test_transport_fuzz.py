@@ -173,10 +173,10 @@ async def exchange(
 
     asking = wire.ask(is_head=is_head)
     reading = asyncio.ensure_future(expect_an_upstream_error_at_most(ask_and_read()))
-    await turn(1)
+    await turn(2)
     for piece in pieces:
         wire.feed(piece)
-        await turn(1)
+        await turn(2)
     if not wire.transport.is_closed and end == "ends":
         wire.transport.eof()
     elif not wire.transport.is_closed and end == "breaks":

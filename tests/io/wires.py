@@ -19,6 +19,7 @@ from keyhole.io.http1 import Connection
 from keyhole.io.request import Sealed
 from keyhole.io.response import ResponseReader
 from keyhole.io.transport import PooledTransport
+from keyhole.outbox import Outbox
 from keyhole.secret import Secret
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
 from standins import Reply
@@ -94,7 +95,7 @@ class Wire:
         self.connection = Connection(
             self.owner,
             self.wheel,
-            self.loop,
+            outbox=Outbox(),
             name="gpu",
             max_body_bytes=max_body_bytes,
             idle_s=idle_s,

@@ -25,7 +25,7 @@ class DeadlineWheel:
     """Slots of TICK_S, and a timer for the next slot that holds anything."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._slots: dict[int, set[Timed]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_slot = -1
@@ -36,7 +36,7 @@ class DeadlineWheel:
 
     def now_s(self) -> float:
         """The loop's clock."""
-        return self._loop.time()
+        return self.loop.time()
 
     def watch(self, timed: Timed) -> None:
         """Look at `timed` when its `due_s` has come: call it where that is before `watched_s`."""
@@ -84,10 +84,10 @@ class DeadlineWheel:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_slot = slot
-        self._timer = self._loop.call_at(slot * TICK_S, self._on_timer)
+        self._timer = self.loop.call_at(slot * TICK_S, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.step(self._loop.time())
+        self.step(self.loop.time())
         if self._slots:
             self._set_timer(min(self._slots))

@@ -34,9 +34,11 @@ from keyhole.io.failures import (
     no_answer,
     no_end_in_time,
     no_head_in_time,
+    not_http,
 )
 from keyhole.io.request import Sealed
 from keyhole.io.response import Headers, ResponseReader
+from keyhole.outbox import Outbox
 from keyhole.wire.http import Timeouts
 
 HIGH_WATER_BYTES = 256 * 1024
@@ -101,7 +103,7 @@ class Connection(asyncio.Protocol):
             "_response",
             "_wakeup",
         ),
-        *("_on_piece", "_on_end"),
+        *("_on_piece", "_on_end", "_outbox", "_unsent"),
         *("_wants", "_error", "_is_reused", "_is_paused", "_asked_s", "_total_by_s", "_timeouts"),
     )
 
@@ -109,8 +111,8 @@ class Connection(asyncio.Protocol):
         self,
         owner: Owner,
         wheel: DeadlineWheel,
-        loop: asyncio.AbstractEventLoop,
         *,
+        outbox: Outbox,
         name: str,
         max_body_bytes: int,
         idle_s: float,
@@ -122,13 +124,16 @@ class Connection(asyncio.Protocol):
         """
         self._owner = owner
         self._wheel = wheel
-        self._loop = loop
+        self._loop = loop = wheel.loop
         self._name = name
         self._idle_s = idle_s
         self._is_unix = is_unix
         self._response = ResponseReader(max_body_bytes)
         self._transport: asyncio.Transport | None = None
         self._timeouts: Timeouts | None = None
+        self._outbox = outbox
+        self._unsent: Sealed | None = None
+        """The request, until the turn of the loop ends in which it was asked."""
         self._wakeup = Wakeup(loop)
         self._wants = _HEAD
         self._error: UpstreamError | GatewayError | StaleError | None = None
@@ -169,7 +174,8 @@ class Connection(asyncio.Protocol):
         self._asked_s = self._loop.time()
         self._total_by_s = began_s + timeouts.total_s
         self._set_due(min(began_s + timeouts.first_byte_s, self._total_by_s))
-        self._transport.write(message.content)
+        self._unsent = message
+        self._outbox.put(self._send)
         self._wants = _END if wants_all else _HEAD
         await self._wakeup
         if self._error is not None:
@@ -292,6 +298,9 @@ class Connection(asyncio.Protocol):
         if response.is_complete:  # bytes that nobody has asked for
             self.abort()
             return
+        if self._unsent is not None:  # nor for these: what is asked has not been sent
+            self.abort(not_http("it answered before it was asked").blame(self._name))
+            return
         try:
             is_complete = response.feed(chunk)
         except BadResponseError as bad:
@@ -348,6 +357,11 @@ class Connection(asyncio.Protocol):
 
     # Inside
 
+    def _send(self) -> None:
+        message, self._unsent = self._unsent, None
+        if message is not None and self._transport is not None and not self.is_dead:
+            self._transport.write(message.content)
+
     def _hand_on(self, *, is_complete: bool) -> None:
         piece = self._response.take()
         if not is_complete:
@@ -384,7 +398,7 @@ class Connection(asyncio.Protocol):
         self, bad: BadResponseError, *, was_read: bool | None
     ) -> UpstreamError | StaleError:
         if may_send_again(
-            was_read=was_read,
+            was_read=was_read if self._unsent is None else False,
             is_reused=self._is_reused,
             has_begun=self._response.has_begun,
             waited_s=self._loop.time() - self._asked_s,

@@ -26,6 +26,7 @@ from keyhole.io.dialing import SOCKET_POLL_S, Dialer, find_address
 from keyhole.io.failures import no_answer, no_free_connection, shutting_down
 from keyhole.io.http1 import Connection
 from keyhole.io.request import RequestWriter
+from keyhole.outbox import Outbox
 from keyhole.wire.http import Timeouts
 
 REST_S = 55.0
@@ -94,9 +95,11 @@ class Pool:
         wheel: DeadlineWheel,
         loop: asyncio.AbstractEventLoop,
         *,
+        outbox: Outbox,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.upstream = upstream
+        self._outbox = outbox
         self.writer = RequestWriter(upstream)
         self._wheel = wheel
         self._loop = loop
@@ -212,7 +215,7 @@ class Pool:
         return Connection(
             self,
             self._wheel,
-            self._loop,
+            outbox=self._outbox,
             name=self.upstream.name,
             max_body_bytes=self.upstream.max_response_bytes,
             idle_s=self.upstream.silence_timeout_s,

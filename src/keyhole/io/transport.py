@@ -24,6 +24,7 @@ from keyhole.io.failures import shutting_down
 from keyhole.io.http1 import Connection, StaleError
 from keyhole.io.pool import Pool
 from keyhole.io.request import Sealed
+from keyhole.outbox import Outbox
 from keyhole.ports import Receiver
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
 
@@ -142,9 +143,10 @@ class OpenResponse:
 class PooledTransport:
     """ports.Transport; made on the event loop that it will run on."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
-        """`tls` takes the place of the system's trust store."""
+    def __init__(self, *, tls: ssl.SSLContext | None = None, outbox: Outbox | None = None) -> None:
+        """`tls` takes the place of the system's trust store; `outbox` is the worker's."""
         self._loop = asyncio.get_running_loop()
+        self._outbox = outbox or Outbox()
         self._wheel = DeadlineWheel(self._loop)
         self._tls = tls
         self._pools: list[Pool] = []
@@ -239,6 +241,6 @@ class PooledTransport:
                 return pool
         if self._tls is None and upstream.url.startswith("https:"):
             self._tls = make_tls()
-        pool = Pool(upstream, self._wheel, self._loop, tls=self._tls)
+        pool = Pool(upstream, self._wheel, self._loop, outbox=self._outbox, tls=self._tls)
         self._pools.append(pool)
         return pool

@@ -231,7 +231,7 @@ class HotCycle:
         elif self.waiting_for_100_continue:
             self.waiting_for_100_continue = False
             if not self.body:
-                self._protocol.transport.write(CONTINUE)
+                self._protocol.write(CONTINUE)
 
     def take_whole(self, body: bytes) -> None:
         """All of the body, when it is this request's turn, and there is room for it."""
@@ -358,7 +358,7 @@ class HotCycle:
             data = b"%b%x\r\n%b\r\n" % (head, len(data), data)
         elif head:
             data = head + data
-        self._protocol.transport.write(data)
+        self._protocol.write(data)
 
     def end(self, data: bytes) -> None:
         """As wire.http.Sink says."""
@@ -370,7 +370,7 @@ class HotCycle:
         self._stream = None
         if protocol.cycle is self:
             protocol.forget()
-        protocol.transport.write(head + data)
+        protocol.write(head + data)
         if self.keep_alive:
             protocol.on_response_complete()
         else:

@@ -30,6 +30,7 @@ from uvicorn.server import ServerState
 
 from keyhole.errors import ClientError, Code
 from keyhole.exchange import Gateway
+from keyhole.outbox import Outbox
 from keyhole.policy.framing import check_framing
 from keyhole.server.heads import KnownHeads
 from keyhole.wire.http import Head, Reply
@@ -42,6 +43,8 @@ MAX_FRAMING = 16
 MAX_DROPPED_BYTES = 2 * 1024 * 1024
 """Of the body of a request that was answered by its head alone."""
 MAX_PIPELINED = 32
+MAX_UNSENT, MAX_UNSENT_BYTES = 16, 16 * 1024
+"""So many replies, or one of so many bytes, do not wait for the end of the turn."""
 LINGER_S = 2.0
 SWEEP_EVERY_S, SWEPT_AT_ONCE = 1.0, 200
 
@@ -61,6 +64,8 @@ class Edge(Struct, kw_only=True):
     """uvicorn's own, such as the date, that `default_head` was written from."""
     default_head: bytes = b""
     known_heads: KnownHeads = field(default_factory=KnownHeads)
+
+    outbox: Outbox = field(default_factory=Outbox)
 
     def has_room(self, body_bytes: int) -> bool:
         """Whether so much more may be buffered."""
@@ -93,7 +98,7 @@ class _Farewell:
 
     def __init__(self, protocol: StrictProtocol) -> None:
         self._protocol = protocol
-        self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
+        self.write, self.is_closing = protocol.write_now, protocol.transport.is_closing
 
     def close(self) -> None:
         """Close, as after every last reply."""
@@ -147,6 +152,8 @@ class StrictProtocol(HttpToolsProtocol):
         """Of the newest message, in the segments before this one."""
         self._since_s = self.loop.time()
         """When the connection last changed what it waits for."""
+        self._unsent: list[bytes] = []
+        """Of this turn of the loop."""
         self._blocked_since_s: float | None = None
         """Since when the client has not taken what was written."""
 
@@ -358,7 +365,7 @@ class StrictProtocol(HttpToolsProtocol):
             return
         body = b"" if is_head else reply.body
         framing = f"content-length: {len(reply.body)}\r\n\r\n"
-        self.transport.write(self.write_head(reply, framing, is_last=is_last) + body)
+        self.write(self.write_head(reply, framing, is_last=is_last) + body)
         if is_last:
             self.end()
 
@@ -373,6 +380,30 @@ class StrictProtocol(HttpToolsProtocol):
         written = f"{head}{close}{framing}".encode("latin-1")
         return b"".join((STATUS_LINE[reply.status], edge.default_head, written))
 
+    def write(self, data: bytes) -> None:
+        """Write at the end of this turn of the loop, with what others of this worker write."""
+        unsent = self._unsent
+        if not unsent:
+            self.edge.outbox.put(self.send_unsent)
+        unsent.append(data)
+        if len(unsent) > MAX_UNSENT or len(data) > MAX_UNSENT_BYTES:
+            self.send_unsent()  # so that a client that does not read them is noticed
+
+    def write_now(self, data: bytes) -> None:
+        """Write, behind what waits for the end of this turn."""
+        if self._unsent:
+            self.send_unsent()
+        self.transport.write(data)
+
+    def send_unsent(self) -> None:
+        """Write what waits for the end of this turn."""
+        unsent = self._unsent
+        if unsent:
+            data = unsent[0] if len(unsent) == 1 else b"".join(unsent)
+            unsent.clear()
+            if not self.transport.is_closing():
+                self.transport.write(data)
+
     def end(self) -> None:
         """Close behind the last reply.
 
@@ -381,6 +412,7 @@ class StrictProtocol(HttpToolsProtocol):
         """
         if self._is_lingering or self.transport.is_closing():
             return
+        self.send_unsent()
         self._is_deaf = True
         self._is_in_message = False
         if not self.transport.can_write_eof():
@@ -420,6 +452,11 @@ class StrictProtocol(HttpToolsProtocol):
         for cycle in (self.running, self.cycle, *waiting):
             if cycle is not None:
                 self.lose(cycle)
+
+    def shutdown(self) -> None:
+        """The server ends: so does this connection, with the request that is under way if any."""
+        self.send_unsent()
+        super().shutdown()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is written to; so it is read no further."""
