@@ -146,7 +146,7 @@ async def test_requests_over_the_cap_wait_and_are_served_in_their_order() -> Non
         sending = []
         for number in range(6):
             sending.append(send(transport, upstream, b"%d" % number))
-            await turn(1)
+            await turn(2)
         assert state(transport) == "1 active, 0 idle, 5 queued"
         await asyncio.gather(*sending)
         assert state(transport) == "0 active, 1 idle, 0 queued"
