@@ -29,7 +29,9 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
 
 
 def record(**fields: object) -> AccessRecord:
-    made = AccessRecord(request_id="id", began_unix_ms=0, method="POST", path="/generate", status=200)
+    made = AccessRecord(
+        request_id="id", began_unix_ms=0, method="POST", path="/generate", status=200
+    )
     for name, value in fields.items():
         setattr(made, name, value)
     return made
@@ -97,7 +99,10 @@ def test_what_a_client_sent_is_no_label() -> None:
     metrics = Metrics()
     sent = AccessRecord(
         began_unix_ms=0,
-        request_id="THEIRS", method="THEIRS", path="/THEIRS", client_request_id="THEIRS"
+        request_id="THEIRS",
+        method="THEIRS",
+        path="/THEIRS",
+        client_request_id="THEIRS",
     )
     metrics.began(sent)
     metrics.ended(sent)
