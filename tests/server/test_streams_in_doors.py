@@ -1,4 +1,4 @@
-"""A stream in each door, step by step: started or cancelled, paused and resumed, never both lost."""
+"""A stream in each door, step by step: started or cancelled, paused and resumed."""
 
 from __future__ import annotations
 
