@@ -17,7 +17,6 @@ a Task waits for any object with `_asyncio_future_blocking`, `get_loop`, `add_do
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
@@ -47,11 +46,13 @@ class Wakeup:
             resume(self)
 
     def wake_soon(self) -> None:
-        """Run the one who waits, in the loop's next turn."""
-        resume = self.resume
-        if resume is not None:
-            self.resume = None
-            self._loop.call_soon(resume, self)
+        """Run the one who waits, in the loop's next turn, if it still waits for this then."""
+        if self.resume is not None:
+            self._loop.call_soon(self._wake_late, self.resume)
+
+    def _wake_late(self, resume: Callable[[Any], object]) -> None:
+        if self.resume is resume:  # each wait has one of its own
+            self.wake()
 
     def __await__(self) -> Generator[Self, None, None]:
         self._asyncio_future_blocking = True
@@ -124,17 +125,12 @@ class Eager:
             return
         self._waits_for = None
         wakeup.resume = None
-        try:
-            waits_for = coroutine.throw(asyncio.CancelledError())
-        except (StopIteration, asyncio.CancelledError):
-            self._coroutine = None
-        else:
-            self._wait(coroutine, waits_for)
+        self._throw(coroutine)
 
     def _step(self, woken: Wakeup) -> None:
         coroutine = self._coroutine
         if coroutine is None or self._waits_for is not woken:
-            return  # it was cancelled between being woken and this
+            return
         self._waits_for = None
         try:
             waits_for = coroutine.send(None)
@@ -143,9 +139,17 @@ class Eager:
         else:
             self._wait(coroutine, waits_for)
 
+    def _throw(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        try:
+            waits_for = coroutine.throw(asyncio.CancelledError())
+        except (StopIteration, asyncio.CancelledError):
+            self._coroutine = None
+        else:
+            self._wait(coroutine, waits_for)
+
     def _wait(self, coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
         if type(waits_for) is Wakeup:
-            self._waits_for = waits_for
+            self._coroutine, self._waits_for = coroutine, waits_for
             waits_for.resume = self._step
             return
         self._coroutine = None
@@ -153,13 +157,27 @@ class Eager:
         self.task = task = self._loop.create_task(_go_on(rest))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(rest.cancel_unbegun)
+        task.add_done_callback(partial(self._tell_unbegun, coroutine, rest))
+
+    def _tell_unbegun(
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        rest: _Rest,
+        task: asyncio.Task[None],  # noqa: ARG002
+    ) -> None:
+        """Tell the coroutine of a Task that was cancelled before its first step."""
+        if not rest.has_begun:
+            self.task = None
+            self._throw(coroutine)
 
 
 async def be_a_task() -> None:
-    """Return within a Task, whoever runs the coroutine that awaits this."""
-    if asyncio.current_task() is None:
-        await asyncio.sleep(0)
+    """Return within a Task of one's own, whoever runs the coroutine that awaits this.
+
+    It takes a turn of the loop. Whether there is such a Task already cannot be asked: what
+    asyncio takes for the current one may be another's, in whose call this one was woken.
+    """
+    await asyncio.sleep(0)
 
 
 async def _go_on(rest: _Rest) -> None:
@@ -169,22 +187,16 @@ async def _go_on(rest: _Rest) -> None:
 class _Rest:
     """What is left of a coroutine that has begun to wait for something."""
 
-    __slots__ = ("_coroutine", "_has_begun", "_waits_for")
+    __slots__ = ("_coroutine", "_waits_for", "has_begun")
 
     def __init__(self, coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
         self._coroutine = coroutine
         self._waits_for = waits_for
-        self._has_begun = False
-
-    def cancel_unbegun(self, task: asyncio.Task[None]) -> None:  # noqa: ARG002
-        """Tell the coroutine of a Task that was cancelled before its first step."""
-        if not self._has_begun:
-            with contextlib.suppress(StopIteration, asyncio.CancelledError):
-                self._coroutine.throw(asyncio.CancelledError())
-            self._coroutine.close()
+        self.has_begun = False
+        """Whether its Task has had its first step."""
 
     def __await__(self) -> Generator[Any, Any, None]:
-        self._has_begun = True
+        self.has_begun = True
         coroutine, waits_for = self._coroutine, self._waits_for
         while True:
             try:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TypeVar, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from keyhole.backends.base import EVENT_STREAM, Backend
 from keyhole.backends.faults import echoed_secret
@@ -112,7 +113,9 @@ class Gateway:
             if head.method == "OPTIONS":
                 return self._end(admission, self._options(admission))
             if admission.place.page is not None and head.method != "POST":
-                return self._end(admission, admission.place.page(head))
+                page = admission.place.page(head)
+                # a copy: a page may hand out the same reply each time
+                return self._end(admission, replace(page))
             _check_body_headers(head, self._parts.max_body_bytes)
         except KeyholeError as error:
             return self.refuse(admission, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 import time
 from typing import Any
@@ -296,6 +297,7 @@ class TestPace:
             _until_it_stands_still(script)
             assert script.sent_bytes < len(filling) * len(filling[0])
             assert not script.has_left.is_set()
+            raw.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
             parts = [raw.received]
             while not (b"[DONE]" in parts[-1] or b"[DONE]" in b"".join(parts[-2:])):
                 parts.append(raw.connection.recv(1 << 20))

@@ -29,7 +29,9 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
 
 
 def record(**fields: object) -> AccessRecord:
-    made = AccessRecord("id", 0, method="POST", path="/generate", status=200)
+    made = AccessRecord(
+        request_id="id", began_unix_ms=0, method="POST", path="/generate", status=200
+    )
     for name, value in fields.items():
         setattr(made, name, value)
     return made
