@@ -3,6 +3,8 @@
 #   make test     the whole suite
 #   make check    style, types, layering, docs match code
 #   make bench    speed and memory, side by side
+#   make profile  where the time of a request goes, and a flame graph
+#   make fuzz     any bytes at both parsers, for FUZZ_SECONDS (300)
 #   make lock     resolve the dependencies anew into requirements/*.txt
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -13,7 +15,7 @@ CLIENTS := .venv-clients
 NODE_CLIENTS := tests/clients/node
 PIP := -m pip --disable-pip-version-check --quiet --quiet
 
-.PHONY: serve test test-reference test-clients clients-page check bench lock clean
+.PHONY: serve test test-reference test-clients clients-page check bench profile fuzz lock clean
 .DEFAULT_GOAL := serve
 
 serve: $(VENV)/.serve
@@ -46,6 +48,13 @@ bench: $(VENV)/.test
 	$(BIN)/python bench/engine.py
 	$(BIN)/python bench/proxy.py
 	$(BIN)/python bench/stream.py
+
+profile: $(VENV)/.test
+	$(BIN)/python bench/costs.py
+
+FUZZ_SECONDS ?= 300
+fuzz: $(VENV)/.test
+	$(BIN)/python tests/fuzz/run.py $(FUZZ_SECONDS)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

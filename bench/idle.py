@@ -1,10 +1,12 @@
 """What thousands of open idle connections cost: memory, and the answers of everybody else.
 
     python bench/idle.py [--quick] [--only NAME,...] [--connections N] [--rounds N]
+                         [--patience S]
 
 Each idle connection has asked once and been answered, and stays open as a client's pool would
-keep it. Rounds at half load with and without them take turns. It writes
-bench/results/DATE-MACHINE-idle.md unless quick or partial.
+keep it. Rounds at half load with and without them take turns; one that other programs disturbed
+is repeated, within --patience. It writes bench/results/DATE-MACHINE-idle.md unless quick or
+partial.
 
 A contender with a thread for each connection, or a limit below the number, has no place here.
 """
@@ -14,8 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import resource
-import signal
 import socket
 import sys
 import tempfile
@@ -28,7 +28,6 @@ from pathlib import Path
 import machine
 from contenders import (
     BODY,
-    ROOT,
     Contender,
     Server,
     contenders,
@@ -38,8 +37,19 @@ from contenders import (
     versions_of,
 )
 from process_tree import BenchError, pinned, weigh
-from proxy import Bench, Plan, Progress, full_round, half_round
-from proxy_report import aligned, markdown, number, spread
+from proxy import Bench, Plan, full_round, half_round
+from proxy_report import Round, aligned, markdown, number, spread
+from session import (
+    DISTURBED,
+    NOT_WRITTEN,
+    Patience,
+    Progress,
+    attempt,
+    choose,
+    demand,
+    missing_files,
+    write_page,
+)
 
 NAMES = ("nginx", "fastlane")
 OTHER_FILES = 1000
@@ -49,7 +59,7 @@ PER_ADDRESS = 5000
 ANSWER_WITHIN_S = 10.0
 HEADINGS = (
     "", "MB without", "MB more", "bytes per connection", "p99 ms without", "p99 ms with",
-    "requests/s",
+    "requests/s", "other programs, % of a core",
 )  # fmt: skip
 
 
@@ -65,42 +75,30 @@ class Idle:
     p99_without_ms: list[float] = field(default_factory=list)
     p99_with_ms: list[float] = field(default_factory=list)
     requests_per_s: list[float] = field(default_factory=list)
+    others_share: list[float] = field(default_factory=list)
+    """Of a core that other programs had, in the rounds with and without."""
 
 
 def main() -> int:
     arguments = _arguments()
     known = {each.name: each for each in contenders() if each.name in NAMES}
-    names = list(known) if arguments.only is None else arguments.only.split(",")
-    if unknown := [name for name in names if name not in known]:
-        print(f"Not here: {', '.join(unknown)}; there are {', '.join(known)}.", file=sys.stderr)
-        return 2
-    chosen = [contender for name, contender in known.items() if name in names]
-    count = arguments.connections
-    if lines := missing(chosen) + _missing_files(count):
-        print("\n".join(lines), file=sys.stderr)
-        return 2
-    plan = Plan(rounds=arguments.rounds, seconds=5, half_rounds=0, starts=0, patience_s=0)
+    chosen = [known[name] for name in choose(list(known), arguments.only)]
+    count = min(arguments.connections, 1000) if arguments.quick else arguments.connections
+    demand(missing(chosen) + missing_files(count + OTHER_FILES))
+    plan = Plan(arguments.rounds, 5, half_rounds=0, starts=0, patience_s=arguments.patience)
     if arguments.quick:
-        count, plan = (
-            min(count, 1000),
-            Plan(rounds=1, seconds=1, half_rounds=0, starts=0, patience_s=0),
-        )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        results = _run(plan, chosen, count)
-    except BenchError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    rows = [_cells(result, count) for result in results]
-    print(f"{count:,} idle connections")
-    print(aligned(HEADINGS, rows))
-    if arguments.quick or len(chosen) < len(known):
-        print("Not written to bench/results: not a whole run.")
-    else:
-        print(f"Written: {_write(rows, plan, count).relative_to(ROOT)}")
-    return 0
+        plan = Plan(rounds=1, seconds=1, half_rounds=0, starts=0, patience_s=0)
+
+    def measure() -> None:
+        rows = [_cells(result, count) for result in _run(plan, chosen, count)]
+        print(f"{count:,} idle connections")
+        print(aligned(HEADINGS, rows))
+        if arguments.quick or len(chosen) < len(known):
+            print(NOT_WRITTEN)
+        else:
+            write_page("-idle", _page(rows, plan, count))
+
+    return attempt(measure)
 
 
 def _arguments() -> argparse.Namespace:
@@ -108,29 +106,22 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="1,000 connections, nothing written")
     parser.add_argument("--only", metavar="NAME,...", help="some contenders, nothing written")
     parser.add_argument("--connections", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--patience", type=int, default=60, help="seconds for a busy machine")
     arguments = parser.parse_args()
     if not 1 <= arguments.connections <= 15_000:
         parser.error("--connections must be 1 to 15000")
     if not 1 <= arguments.rounds <= 10:
         parser.error("--rounds must be 1 to 10")
+    if not 0 <= arguments.patience <= 3600:
+        parser.error("--patience must be 0 to 3600")
     return arguments
-
-
-def _missing_files(connections: int) -> list[str]:
-    """Raise the limit of open files, which the servers inherit; a line if it cannot be."""
-    needed = connections + OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        return [f"{needed} open files are needed, and {hard} are allowed (ulimit -Hn)."]
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-    return []
 
 
 def _run(plan: Plan, chosen: Sequence[Contender], count: int) -> list[Idle]:
     *load_cores, core = sorted(os.sched_getaffinity(0))
     progress = Progress(len(chosen) * (1 + 2 * plan.rounds))
+    run = progress, Patience(plan.patience_s)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keyhole-bench-")))
         stack.callback(progress.end)
@@ -141,16 +132,27 @@ def _run(plan: Plan, chosen: Sequence[Contender], count: int) -> list[Idle]:
         for contender in chosen:
             folder_of = folder / contender.name
             with serving(contender, folder_of, upstream=source, cores={core}) as server:
-                results.append(_measure(bench, server, count, progress))
+                results.append(_measure(bench, server, count, run))
     return results
 
 
-def _measure(bench: Bench, server: Server, count: int, progress: Progress) -> Idle:
+def _measure(bench: Bench, server: Server, count: int, run: tuple[Progress, Patience]) -> Idle:
+    progress, patience = run
     idle = Idle(server.contender.title)
     rate = full_round(bench, server).requests_per_s / 2
     progress.tell(f"{server.contender.name}: half load is {rate:,.0f} requests/s")
+
+    def take() -> Round:
+        while True:
+            began_s = time.monotonic()
+            done = half_round(bench, server, rate)
+            if not patience.is_for_again(done, time.monotonic() - began_s):
+                idle.others_share.append(done.others_share)
+                return done
+
     for turn in range(bench.plan.rounds):
-        without = half_round(bench, server, rate)
+        patience.await_quiet(bench.cores)
+        without = take()
         idle.p99_without_ms.append(without.p99_ms)
         progress.tell(f"{server.contender.name}, without: p99 {without.p99_ms:.2f} ms")
         before = weigh(server.program.pid).rss_bytes
@@ -158,7 +160,7 @@ def _measure(bench: Bench, server: Server, count: int, progress: Progress) -> Id
             if turn == 0:
                 idle.rss_bytes = before
                 idle.added_bytes = weigh(server.program.pid).rss_bytes - before
-            loaded = half_round(bench, server, rate)
+            loaded = take()
             closed = sum(not is_open(connection) for connection in connections)
         if closed:
             raise BenchError(f"{server.contender.name} closed {closed} idle connections")
@@ -216,15 +218,13 @@ def _cells(idle: Idle, count: int) -> list[str]:
         spread(idle.p99_without_ms, 2),
         spread(idle.p99_with_ms, 2),
         spread(idle.requests_per_s, 0),
+        spread([100 * share for share in idle.others_share], 0),
     ]
 
 
-def _write(rows: Sequence[Sequence[str]], plan: Plan, count: int) -> Path:
-    date = time.strftime("%Y-%m-%d", time.gmtime())
-    path = ROOT / "bench" / "results" / f"{date}-{machine.slug()}-idle.md"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"""\
-# {count:,} idle connections, {date}, {machine.processor()}, {machine.cores()} cores
+def _page(rows: Sequence[Sequence[str]], plan: Plan, count: int) -> str:
+    return f"""\
+# {count:,} idle connections, {machine.processor()}, {machine.cores()} cores
 
 {markdown(HEADINGS, rows)}
 
@@ -237,9 +237,10 @@ Spreads are median (least to greatest).
   before the first opening and right after it. That all of them are still open after the round is
   checked.
 - Rounds of {plan.seconds} s at half of what the contender does at full load, with and without the
-  idle connections in turns; the contender has a core of its own.
-""")
-    return path
+  idle connections in turns; the contender has a core of its own. A round in which other programs
+  had more than {DISTURBED:.0%} of a core is repeated while the patience for it lasts
+  ({plan.patience_s} s).
+"""
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from doors.hostile import PROBE, call, read_rows
 from doors.servers import STRICT_DOORS
 from server.lanes import Lane
 
-STALL, TAKE, WAIT = b"<stall>", b"<take>", b"<wait>"
-"""Among the pieces: the client stops reading, reads again, or is silent for a long time."""
+STALL, TAKE, NAP, WAIT = b"<stall>", b"<take>", b"<nap>", b"<wait>"
+"""Among the pieces: the client stops reading, reads again, is silent for some or a long time."""
 LONG_BYTES = 3000
 SEEDS = [row.content for row in read_rows("fastlane") if len(row.content) < LONG_BYTES]
 GOOD = [PROBE, call("odd"), call("status 503"), call("crash"), call("x" * 40_000)]
@@ -55,6 +55,8 @@ async def play(name: str, pieces: Sequence[bytes]) -> None:
             lane.transport.is_read = False
         elif piece == TAKE:
             lane.transport.take()
+        elif piece == NAP:
+            lane.sweep_in(5)
         elif piece == WAIT:
             lane.sweep_in(100)
         else:
@@ -121,7 +123,7 @@ def split(dice: random.Random, content: bytes) -> list[bytes]:
     pieces = []
     for start, end in zip([0, *ends], [*ends, len(content)], strict=True):
         if dice.random() < 0.05:
-            pieces.append(dice.choice((STALL, TAKE, WAIT)))
+            pieces.append(dice.choice((STALL, TAKE, NAP, NAP, WAIT)))
         pieces.append(content[start:end])
     return pieces
 

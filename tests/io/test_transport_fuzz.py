@@ -1,8 +1,12 @@
-"""Any bytes from an upstream, in any pieces: an answer or an UpstreamError, nothing else."""
+"""Any bytes from an upstream, in any pieces: an answer or an UpstreamError, nothing else.
+
+KEYHOLE_EXAMPLES=10000 pytest tests/io/test_transport_fuzz.py
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Coroutine
 from typing import Any
@@ -13,6 +17,8 @@ from hypothesis import strategies as st
 from wires import MAX_BODY_BYTES, Outcome, Wire, read, turn
 
 from keyhole.errors import UpstreamError
+
+EXAMPLES = int(os.environ.get("KEYHOLE_EXAMPLES", "500"))
 
 # What responses are made of, good and bad, so that chance finds its way behind the first line.
 PARTS = (
@@ -52,7 +58,7 @@ def pieces_of(content: bytes, cuts: list[int]) -> list[bytes]:
     return [piece for piece in (*pieces, content[at:]) if piece]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     content=responses | well_begun | st.binary(max_size=200),
     cuts=st.lists(st.integers(1, 40), max_size=30),
@@ -73,7 +79,7 @@ def test_the_pieces_that_bytes_come_in_make_no_difference(
         check(whole)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     earlier=st.sampled_from(
         [
@@ -126,7 +132,7 @@ def runner() -> Any:
         yield runner
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     answers=st.lists(responses | well_begun, min_size=1, max_size=4),
     cuts=st.lists(st.integers(1, 60), max_size=12),

@@ -14,7 +14,19 @@ from hypothesis import strategies as st
 
 from doors.hostile import call
 from doors.servers import STRICT_DOORS
-from fuzz.strict import GOOD, SEEDS, STALL, TAKE, WAIT, WORDS, check_replies, play, split, stream
+from fuzz.strict import (
+    GOOD,
+    NAP,
+    SEEDS,
+    STALL,
+    TAKE,
+    WAIT,
+    WORDS,
+    check_replies,
+    play,
+    split,
+    stream,
+)
 
 QUICK = settings(
     max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck)
@@ -22,7 +34,7 @@ QUICK = settings(
 PIECES = st.lists(
     st.one_of(
         *(st.binary(max_size=40), st.sampled_from(WORDS), st.sampled_from(GOOD)),
-        *(st.sampled_from(SEEDS), st.sampled_from((STALL, TAKE, WAIT))),
+        *(st.sampled_from(SEEDS), st.sampled_from((STALL, TAKE, NAP, WAIT))),
     ),
     max_size=8,
 )

@@ -19,7 +19,7 @@ What uvicorn 0.54 with httptools 0.9 leaves open, and this closes (tested on bot
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import math
 from typing import Any
 
 import httptools
@@ -32,6 +32,7 @@ from keyhole.errors import ClientError, Code
 from keyhole.exchange import Gateway
 from keyhole.outbox import Outbox
 from keyhole.policy.framing import check_framing
+from keyhole.server import lean
 from keyhole.server.heads import KnownHeads
 from keyhole.wire.http import Head, Reply
 
@@ -46,7 +47,9 @@ MAX_PIPELINED = 32
 MAX_UNSENT, MAX_UNSENT_BYTES = 16, 16 * 1024
 """So many replies, or one of so many bytes, do not wait for the end of the turn."""
 LINGER_S = 2.0
-SWEEP_EVERY_S, SWEPT_AT_ONCE = 1.0, 200
+SWEEP_EVERY_S, SWEPT_AT_ONCE = 1.0, 100
+REST_AFTER_S = 1.0
+"""So long silent, a connection gives up what its next request can make anew."""
 
 
 class Edge(Struct, kw_only=True):
@@ -118,11 +121,18 @@ NEVER_AWAITED = _NeverAwaited()
 class StrictProtocol(HttpToolsProtocol):
     """One client's connection."""
 
+    __slots__ = (
+        *lean.ATTRIBUTES,
+        *("_blocked_since_s", "_is_deaf", "_is_in_message", "_is_lingering", "_is_resting"),
+        *("_is_taken", "_is_upgrading", "_past_head", "_segment_bytes", "_since_s"),
+        *("_unfinished_bytes", "body_bytes", "edge", "running"),
+    )
+
     cycle: Any
     """The newest request: uvicorn's cycle, a Turn, or what sits on top; None before the first."""
-    running: Any = None
+    running: Any
     """The request whose turn it is, or was last."""
-    pipeline: deque[tuple[Any, Any]]
+    pipeline: lean.Pipeline  # type: ignore[assignment]  # it does what uvicorn needs of a deque
 
     def __init__(
         self,
@@ -135,7 +145,10 @@ class StrictProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.edge = edge
+        self.url = b""
         self.headers = []
+        self.running = None
+        self.pipeline = lean.Pipeline()
         self.body_bytes = 0
         """Of the newest message, so far."""
         self._past_head = False
@@ -146,6 +159,7 @@ class StrictProtocol(HttpToolsProtocol):
         self._is_upgrading = False
         self._is_deaf = False
         """Whether nothing more is read as a request."""
+        self._is_resting = False
         self._is_lingering = False
         self._segment_bytes = 0
         self._unfinished_bytes = 0
@@ -157,12 +171,20 @@ class StrictProtocol(HttpToolsProtocol):
         self._blocked_since_s: float | None = None
         """Since when the client has not taken what was written."""
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to listen to a client."""
+        super().connection_made(transport)
+        self.flow = lean.Flow(transport)
+
     # Reading
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; after a refusal, or while a reply is still being read, drop it."""
         if self._is_deaf:
             return
+        if self._is_resting:
+            self._is_resting = False
+            self._make_parser()
         was_in_message, newest = self._is_in_message, self.cycle
         self._segment_bytes = len(data)
         try:
@@ -203,10 +225,14 @@ class StrictProtocol(HttpToolsProtocol):
                 kept = _without_upgrade(value) if name == b"connection" else value
                 head.append(b"%s: %s\r\n" % (name, kept))
         head.append(b"\r\n")
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._make_parser()
         self._is_upgrading = False
         return b"".join(head)
+
+    def _make_parser(self) -> None:
+        """A parser that has seen nothing, and leaves what follows the last request to us."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _check_unfinished(self) -> None:
         """Bound what the parser keeps of a message, and what it skips: its head, its framing."""
@@ -316,8 +342,8 @@ class StrictProtocol(HttpToolsProtocol):
                 return
             is_head = self.is_for_head(newest)
             reply = self.end_incomplete(newest, error)
-            waits = any(cycle is newest for cycle, _ in self.pipeline)
-            self.pipeline = deque(entry for entry in self.pipeline if entry[0] is not newest)
+            others = [entry for entry in self.pipeline if entry[0] is not newest]
+            waits, self.pipeline = len(others) < len(self.pipeline), lean.Pipeline(others)
         elif newest is not None and not newest.keep_alive:
             return
         else:
@@ -452,6 +478,7 @@ class StrictProtocol(HttpToolsProtocol):
         for cycle in (self.running, self.cycle, *waiting):
             if cycle is not None:
                 self.lose(cycle)
+        self.cycle = self.running = None  # it knows its connection
 
     def shutdown(self) -> None:
         """The server ends: so does this connection, with the request that is under way if any."""
@@ -489,8 +516,18 @@ class StrictProtocol(HttpToolsProtocol):
         elif self._is_in_message:
             if waited_s > edge.read_timeout_s and not self._keeps_client_waiting():
                 self.refuse(_too_slow(edge.read_timeout_s))
-        elif waited_s > edge.idle_timeout_s and is_idle:
+        elif is_idle and waited_s > edge.idle_timeout_s:
             self.transport.close()
+        elif is_idle and waited_s > REST_AFTER_S:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Give up what is not needed until something arrives."""
+        if not self._is_resting:
+            self._is_resting = True
+            self.parser = None  # type: ignore[assignment]  # as uvicorn does, after its end
+            self.url = b""
+            self.forget()
 
     def _keeps_client_waiting(self) -> bool:
         """Whether a body does not come because it is not read, or not asked for yet."""
@@ -502,17 +539,25 @@ class StrictProtocol(HttpToolsProtocol):
 async def sweep_connections(server_state: ServerState, *, every_s: float = SWEEP_EVERY_S) -> None:
     """Sweep all connections of a server, once a second, until cancelled.
 
-    Ten thousand of them take some milliseconds: requests are let in between.
+    Ten thousand of them take some milliseconds, so they are swept a few at a time, all through
+    the second: no request waits for more than a few.
     """
     loop = asyncio.get_running_loop()
     while True:
-        await asyncio.sleep(every_s)
-        now_s = loop.time()
-        for number, connection in enumerate(list(server_state.connections), 1):
-            if isinstance(connection, StrictProtocol):
-                connection.sweep(now_s)
-            if number % SWEPT_AT_ONCE == 0:
-                await asyncio.sleep(0)
+        unswept = list(server_state.connections)
+        pause_s = every_s / max(1, math.ceil(len(unswept) / SWEPT_AT_ONCE))
+        await asyncio.sleep(pause_s)
+        while unswept:
+            _sweep(unswept[-SWEPT_AT_ONCE:], loop.time())
+            del unswept[-SWEPT_AT_ONCE:]
+            if unswept:
+                await asyncio.sleep(pause_s)
+
+
+def _sweep(connections: list[Any], now_s: float) -> None:
+    for connection in connections:
+        if isinstance(connection, StrictProtocol):
+            connection.sweep(now_s)
 
 
 def _without_upgrade(connection: bytes) -> bytes:
