@@ -471,3 +471,48 @@ async def test_a_connection_that_is_made_after_it_was_given_up_is_closed() -> No
 
     assert late.transport.is_closed
     await turn()
+
+
+async def test_what_a_resting_connection_says_before_it_is_asked_is_no_answer() -> None:
+    """A server that gives an idle connection up may say 408 as the next request is made."""
+    wire = Wire()
+    asking = wire.ask()
+    await turn(2)
+    wire.feed(SMALL)
+    await asking
+    wire.connection.take()
+    wire.connection.rest(wire.loop.time() + 60)
+
+    asking = wire.ask()
+    await turn(1)
+    wire.feed(b"HTTP/1.1 408 Late\r\ncontent-length: 0\r\n\r\n")
+    with pytest.raises(StaleError):
+        await asking
+    assert len(wire.transport.written) == 1
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+async def test_a_request_that_was_never_written_may_be_sent_again(is_reset: bool) -> None:
+    wire = Wire()
+    asking = wire.ask()
+    await turn(1)
+    if is_reset:
+        wire.transport.is_closed = True
+        wire.connection.connection_lost(ConnectionResetError())
+    else:
+        wire.transport.eof()
+
+    with pytest.raises(StaleError):
+        await asking
+    assert wire.transport.written == []
+
+
+async def test_a_request_that_is_cancelled_before_it_was_written_never_is() -> None:
+    wire = Wire()
+    asking = wire.ask()
+    await turn(1)
+    asking.cancel()
+    wire.connection.abort()
+    await turn()
+
+    assert wire.transport.written == []

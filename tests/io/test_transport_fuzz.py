@@ -1,12 +1,8 @@
-"""Any bytes from an upstream, in any pieces: an answer or an UpstreamError, nothing else.
-
-KEYHOLE_EXAMPLES=10000 pytest tests/io/test_transport_fuzz.py
-"""
+"""Any bytes from an upstream, in any pieces: an answer or an UpstreamError, nothing else."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Coroutine
 from typing import Any
@@ -17,8 +13,6 @@ from hypothesis import strategies as st
 from wires import MAX_BODY_BYTES, Outcome, Wire, read, turn
 
 from keyhole.errors import UpstreamError
-
-EXAMPLES = int(os.environ.get("KEYHOLE_EXAMPLES", "500"))
 
 # What responses are made of, good and bad, so that chance finds its way behind the first line.
 PARTS = (
@@ -58,7 +52,7 @@ def pieces_of(content: bytes, cuts: list[int]) -> list[bytes]:
     return [piece for piece in (*pieces, content[at:]) if piece]
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     content=responses | well_begun | st.binary(max_size=200),
     cuts=st.lists(st.integers(1, 40), max_size=30),
@@ -79,7 +73,7 @@ def test_the_pieces_that_bytes_come_in_make_no_difference(
         check(whole)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     earlier=st.sampled_from(
         [
@@ -98,6 +92,7 @@ def test_the_pieces_that_bytes_come_in_make_no_difference(
     is_head=st.booleans(),
 )
 def test_a_response_like_the_one_before_is_read_like_any_other(
+    *,
     earlier: bytes,
     length: bytes | None,
     body: bytes | None,
@@ -132,7 +127,7 @@ def runner() -> Any:
         yield runner
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     answers=st.lists(responses | well_begun, min_size=1, max_size=4),
     cuts=st.lists(st.integers(1, 60), max_size=12),

@@ -269,7 +269,7 @@ class Connection(asyncio.Protocol):
         self._is_reused = True
         self._set_due(until_s)
 
-    def abort(self, error: UpstreamError | GatewayError | None = None) -> None:
+    def abort(self, error: UpstreamError | GatewayError | StaleError | None = None) -> None:
         """Close at once, whatever is under way; whoever still waits gets the error."""
         if error is not None:
             self._fail(error)
@@ -298,8 +298,10 @@ class Connection(asyncio.Protocol):
         if response.is_complete:  # bytes that nobody has asked for
             self.abort()
             return
-        if self._unsent is not None:  # nor for these: what is asked has not been sent
-            self.abort(not_http("it answered before it was asked").blame(self._name))
+        if self._unsent is not None:
+            # Nor for these, such as a 408 for having been idle: what is asked has not been sent.
+            early = not_http("it answered before it was asked").blame(self._name)
+            self.abort(StaleError() if self._is_reused else early)
             return
         try:
             is_complete = response.feed(chunk)
