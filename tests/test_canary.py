@@ -116,7 +116,7 @@ CASES = (
     Case(Code.METHOD_NOT_ALLOWED, method="PUT", headers=CREDENTIAL),
     Case(Code.PATH_NOT_FOUND, path="/elsewhere", headers=CREDENTIAL),
     Case(Code.UNSUPPORTED_ENCODING, headers=((b"content-encoding", b"gzip"),)),
-    Case(Code.MISSING_INPUT, body={"inputs": PROMPT, "token": HF_TOKEN}),
+    Case(Code.MISSING_INPUT, body={"prompt": PROMPT, "token": HF_TOKEN}),
     Case(Code.MISSING_INPUT, body=[PROMPT]),
     Case(Code.INVALID_INPUT, body={"input": {"text": PROMPT}}),
     Case(Code.INVALID_INPUT, body={"input": [PROMPT, {"text": PROMPT}]}),
@@ -130,6 +130,9 @@ CASES = (
     Case(Code.MODEL_NOT_FOUND, body=ASK | {"model": "absent"}),
     Case(Code.UNKNOWN_PARAMETER, body=ASK | {"parameters": {"tempreature": PROMPT}}),
     Case(Code.UNSUPPORTED_PARAMETER, kinds=("openai",), body=ASK | {"parameters": {"top_k": 5}}),
+    Case(
+        Code.UNSUPPORTED_BY_UPSTREAM, kinds=("openai",), path="/tokenize", body={"inputs": PROMPT}
+    ),
     Case(Code.MODEL_NOT_PULLED, saying(404, error_type="model_not_pulled"), ("engine",)),
     Case(Code.UPSTREAM_ANSWER_TOO_LARGE, Answer(200, echo() * 40), ALL),
     Case(Code.UPSTREAM_ERROR, failing(500), ALL),
@@ -246,6 +249,58 @@ class Logs:
         self.observers = (AccessLog("text", self.text), AccessLog("json", self.json))
 
 
+CALLS = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": PROMPT}]},
+    "/v1/completions": {"prompt": PROMPT},
+    "/generate_stream": {"inputs": PROMPT},
+    "/": {"inputs": PROMPT},
+    "/models/default": {"inputs": PROMPT},
+}
+FRAMES = {
+    "an error": b"data: %b\n\n" % echo(),
+    "no frame": echo(as_json=False),
+}
+
+
+@pytest.mark.parametrize("path", CALLS)
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("status", [200, 400, 401, 404, 422, 429, 500, 503])
+async def test_no_dialect_tells_what_an_upstream_says(
+    place: Path, path: str, kind: str, status: int
+) -> None:
+    """Whole or streamed, in whatever dialect."""
+    for wants_stream in (False, True):
+        case = Case(Code.UPSTREAM_ERROR, path=path, body=CALLS[path] | {"stream": wants_stream})
+        async with StandIn(failing(status)) as far:
+            text = await told(place, kind, far.url, case)
+        assert "HTTP 200" not in text
+        assert_none_leaks(reply=text)
+
+
+@pytest.mark.parametrize("path", CALLS)
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("frames", FRAMES)
+async def test_no_dialect_tells_what_a_stream_says_of_an_error(
+    place: Path, path: str, kind: str, frames: str
+) -> None:
+    headers = {"content-type": "text/event-stream"}
+    case = Case(Code.UPSTREAM_ERROR, path=path, body=CALLS[path] | {"stream": True})
+    async with StandIn(Answer(200, FRAMES[frames], headers)) as far:
+        text = await told(place, kind, far.url, case)
+    assert "HTTP 200" not in text
+    assert_none_leaks(reply=text)
+
+
+async def told(place: Path, kind: str, url: str, case: Case) -> str:
+    """What a client and the log are told of a call."""
+    logs = Logs()
+    settings = settings_for(place, kind, url)
+    async with main.open_runtime(settings, keeps_engine=False, observers=logs.observers) as runtime:
+        reply = await ask(runtime.gateway, case)
+        assert reply.stream is None
+    return f"HTTP {shown(reply)}\n{logs.text.getvalue()}\n{logs.json.getvalue()}"
+
+
 async def ask(gateway: Gateway, case: Case) -> Reply:
     head = Head(
         method=case.method,
@@ -295,7 +350,7 @@ async def test_an_error_tells_neither_secret_nor_prompt(place: Path, case: Case,
             f"Bearer {token}" for token in TOKENS
         }
         assert far.requests, "it did not get there"
-    assert json.loads(reply.body)["code"] == case.code
+    assert json.loads(logs.json.getvalue().splitlines()[-1])["code"] == case.code
     assert_none_leaks(
         reply=shown(reply), text_log=logs.text.getvalue(), json_log=logs.json.getvalue(), page=page
     )
