@@ -234,6 +234,12 @@ async def test_the_last_try_comes_when_patience_ends() -> None:
     assert here.times == [0, 2, 3]
 
 
+async def test_a_last_try_that_follows_at_once_is_left_out() -> None:
+    here = World([LOADING], patience_s=4.2)
+    assert code_of(await here.ask()) == (502, "upstream_loading")
+    assert here.times == [0, 2, 4]
+
+
 async def test_without_patience_it_is_told_at_once() -> None:
     here = World([LOADING], patience_s=0)
     assert code_of(await here.ask()) == (502, "upstream_loading")

@@ -28,6 +28,7 @@ from keyhole.policy.routing import (
     ask_again_after_s,
     find_route,
     is_worth_another_target,
+    is_worth_waiting,
     patience_ends_s,
     plan,
 )
@@ -323,6 +324,8 @@ class Gateway:
             return 0.0
         until_s = patience_ends_s(wish.began_s, self._parts.loading_patience_s, wish.deadline_s)
         left_s = until_s - self._parts.clock.monotonic()
+        if not is_worth_waiting(left_s):
+            return 0.0
         return min(left_s, *map(ask_again_after_s, loading))
 
     async def _attempt(self, wish: Wish, target: Target) -> Answer:

@@ -70,6 +70,11 @@ def ask_again_after_s(error: UpstreamError) -> float:
     return min(max(float(told), soonest_s), latest_s) if told.isdecimal() else latest_s
 
 
+def is_worth_waiting(left_s: float) -> bool:
+    """Whether so much patience is left that a target which loads is asked once more."""
+    return left_s >= _LOADING_ASKED_WITHIN_S[0]
+
+
 def patience_ends_s(began_s: float, patience_s: float, deadline_s: float) -> float:
     """Until when a call is held for a model that loads.
 
