@@ -84,6 +84,7 @@ def describe(settings: Settings) -> str:
         f"drain_timeout_s: {settings.drain_timeout_s:g}",
         f"read_timeout_s: {settings.read_timeout_s:g} idle_timeout_s: {settings.idle_timeout_s:g}",
         f"max_buffered_bytes: {settings.max_buffered_bytes}",
+        f"loading_patience_s: {settings.loading_patience_s:g}",
         f"allowed_origins: {', '.join(settings.access.allowed_origins)}",
         f"stream: {settings.stream.heartbeat_s:g} {settings.stream.max_frame_bytes}",
         f"log: {settings.log.format} texts={settings.log.texts}",

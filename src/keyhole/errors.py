@@ -62,6 +62,10 @@ class Code(StrEnum):
     SHUTTING_DOWN = "shutting_down"
 
 
+SOON_OVER = frozenset({Code.TOO_MUCH_BUFFERED, Code.SHUTTING_DOWN})
+"""Of our own errors those that another try may not meet, a second later."""
+
+
 class KeyholeError(Exception):
     """The root: a code, a message for people, and optionally a hint of what to do."""
 

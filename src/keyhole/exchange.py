@@ -25,7 +25,14 @@ from keyhole.eager import be_a_task
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
 from keyhole.policy.access import check_caller, cors_headers, preflight_headers
 from keyhole.policy.paths import Paths, Place, check_method
-from keyhole.policy.routing import find_route, is_worth_another_target, plan
+from keyhole.policy.routing import (
+    ask_again_after_s,
+    find_route,
+    is_worth_another_target,
+    is_worth_waiting,
+    patience_ends_s,
+    plan,
+)
 from keyhole.ports import Alarms, Clock, Observer, Transport
 from keyhole.relay import Relay
 from keyhole.wire.answer import Answer, Stamp
@@ -69,6 +76,7 @@ class Wish(Struct, frozen=True):
     route: Route
     dialect: ClientDialect
     record: AccessRecord
+    began_s: float
     deadline_s: float
     """By when the first byte of an answer must have come, on the clock."""
 
@@ -90,6 +98,8 @@ class Parts(Struct, frozen=True, kw_only=True):
     """Of one frame of a stream."""
     heartbeat_s: float = 15.0
     """How long a stream may be silent before its client gets a comment; 0 for ever."""
+    loading_patience_s: float = 0.0
+    """How long a call is held while nobody can answer it but a model that loads."""
     tells_texts: bool = False
     """Whether the observer is told prompts and answers: only where the operator wants it."""
 
@@ -188,7 +198,8 @@ class Gateway:
         route = find_route(self._parts.catalog, call.model)
         record.model = route.name
         patience_s = route.first_byte_timeout_s or dialect.first_byte_timeout_s
-        wish = Wish(call, route, dialect, record, admission.began_s + patience_s)
+        began_s = admission.began_s
+        wish = Wish(call, route, dialect, record, began_s, began_s + patience_s)
         if call.wants_stream:
             return await self._stream(wish)
         target, answer = await self._try_targets(wish, self._attempt)
@@ -272,23 +283,44 @@ class Gateway:
         """The first answer among the planned targets, all within one deadline.
 
         A target that cannot be asked this (it takes no top_k, say) is passed over. If none
-        answers, the last upstream's failure is told, for it is nearer than what was passed over.
+        answers, those that load their model are asked again for as long as that is allowed. Then
+        the last upstream's failure is told, for it is nearer than what was passed over.
         """
+        clock = self._parts.clock
+        targets = plan(wish.route, wish.call.model)
         failure: KeyholeError | None = None
-        for target in plan(wish.route, wish.call.model):
-            try:
-                return target, await attempt(wish, target)
-            except ClientError as error:
-                failure = failure or error
-            except UpstreamError as error:
-                failure = error
-                is_out_of_time = self._parts.clock.monotonic() >= wish.deadline_s
-                if is_out_of_time or not is_worth_another_target(error):
-                    break
-        if failure is None:
-            route = wish.route.name
-            raise GatewayError(Code.INTERNAL_ERROR, f"The route '{route}' has no targets.")
-        raise failure
+        while True:
+            loading: list[tuple[Target, UpstreamError]] = []
+            for target in targets:
+                try:
+                    return target, await attempt(wish, target)
+                except ClientError as error:
+                    failure = failure or error
+                except UpstreamError as error:
+                    failure = error
+                    is_out_of_time = clock.monotonic() >= wish.deadline_s
+                    if is_out_of_time or not is_worth_another_target(error):
+                        raise
+                    if error.code is Code.UPSTREAM_LOADING:
+                        loading.append((target, error))
+            if failure is None:
+                route = wish.route.name
+                raise GatewayError(Code.INTERNAL_ERROR, f"The route '{route}' has no targets.")
+            wait_s = self._wait_s(wish, [error for _, error in loading])
+            if wait_s <= 0:
+                raise failure
+            await clock.sleep(wait_s)
+            targets = [target for target, _ in loading]
+
+    def _wait_s(self, wish: Wish, loading: Sequence[UpstreamError]) -> float:
+        """How long to wait before those that load are asked again; 0 where they are not to be."""
+        if not loading:
+            return 0.0
+        until_s = patience_ends_s(wish.began_s, self._parts.loading_patience_s, wish.deadline_s)
+        left_s = until_s - self._parts.clock.monotonic()
+        if not is_worth_waiting(left_s):
+            return 0.0
+        return min(left_s, *map(ask_again_after_s, loading))
 
     async def _attempt(self, wish: Wish, target: Target) -> Answer:
         """One try at one target: every request that its backend makes of the call, at once."""

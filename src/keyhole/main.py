@@ -180,6 +180,7 @@ async def open_runtime(
         max_body_bytes=settings.max_body_bytes,
         max_frame_bytes=settings.stream.max_frame_bytes,
         heartbeat_s=settings.stream.heartbeat_s,
+        loading_patience_s=settings.loading_patience_s,
         tells_texts=settings.log.texts,
     )
     keeper = engine_keeper(settings, say) if keeps_engine else None

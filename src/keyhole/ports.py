@@ -132,6 +132,10 @@ class Clock(Protocol):
         """That many hexadecimal digits that nobody can guess."""
         ...
 
+    async def sleep(self, seconds: float) -> None:
+        """Let that time pass."""
+        ...
+
 
 class Observer(Protocol):
     """Hears of every request: the log and the metrics. Must not raise, block or await."""

@@ -42,9 +42,15 @@ class Way:
     format: str
     shows: tuple[str, ...]
     shows_streaming: tuple[str, ...]
+    scenes: tuple[Scene, ...] | None = None
+    """Those of its own, where what is asked is not for the upstream; None: the kind's."""
 
     def __str__(self) -> str:
         return f"{self.client.name}.{self.name}"
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        return MODES if self.scenes is None else MODES[:1]
 
     def shown(self, mode: str) -> tuple[str, ...]:
         return self.shows_streaming if mode == "stream" else self.shows
@@ -93,7 +99,7 @@ class Group:
     def cases(self) -> list[Case]:
         return [
             Case(self.way, self.kind, self.mode, scene)
-            for scene in self.kind.scenes
+            for scene in self.way.scenes or self.kind.scenes
             if self.mode == "stream" or not scene.is_only_streamed
         ]
 
@@ -110,7 +116,7 @@ class Tables:
         for way in self.ways:
             for kind in self.kinds.values():
                 if not is_direct or way.format in kind.formats:
-                    yield from (Group(way, kind, mode) for mode in MODES)
+                    yield from (Group(way, kind, mode) for mode in way.modes)
 
 
 def read_tables() -> Tables:
@@ -122,7 +128,8 @@ def read_tables() -> Tables:
         for name, way in named["ways"].items():
             shows = tuple(way.get("shows", ()))
             streaming = tuple(way.get("shows_streaming", shows))
-            ways.append(Way(client, name, way["call"], way["format"], shows, streaming))
+            own = tuple(map(Scene, raw["scenes"][way["scenes"]])) if "scenes" in way else None
+            ways.append(Way(client, name, way["call"], way["format"], shows, streaming, own))
     kinds = {
         name: Kind(
             name,
@@ -145,13 +152,20 @@ _SAYS = {
     "finish": (str, bool),
     "usage": (list, bool),
     "requests": (int, list),
+    "held": list,
     "gap_s": (int, float),
+    "lasts_s": (int, float),
 }
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is expected of the calls that the patterns match."""
+    """What is expected of the calls that the patterns match.
+
+    `requests` is how many come to the upstream; where that asks again by itself it is how many the
+    client sends, and `held` how many come of each, from and to. `gap_s` lies between two of them at
+    least, `lasts_s` between the first and the last.
+    """
 
     patterns: Mapping[str, Sequence[str]]
     says: Mapping[str, Any]

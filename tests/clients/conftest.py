@@ -65,8 +65,8 @@ def gateway(
     """The calls of the clients that go through Keyhole."""
     groups = list(chosen(request, "test_gateway.py"))
     home = tmp_path_factory.mktemp("keyhole")
-    with keyholes(read_tables().kinds.values(), standin.url, home) as addresses:
-        run = Run(servers, standin, lambda case: addresses[case.kind], home)
+    with keyholes(read_tables().kinds.values(), standin.url, home) as address_of:
+        run = Run(servers, standin, address_of, home)
         run.begin(groups)
         yield run
         run.end()

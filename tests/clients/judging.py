@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from clients.cases import Case, failures_of
-from clients.running import Result
+from clients.running import MODEL, Result
 from standins.models import EOS, PROMPT_TOKENS, STOP, TEXT, Scene, completion_tokens
 
 _ENDS = {Scene.OK, Scene.LENGTH, Scene.STOPPED, Scene.WAKING}
@@ -64,6 +64,7 @@ def _text(result: Result, wanted: str) -> list[str]:
         "with eos": TEXT + EOS,
         "with prompt": result.prompt + TEXT,
         "with stop": TEXT + STOP,
+        "model": MODEL,
         "with prompt and stop": result.prompt + TEXT + STOP,
     }
     match wanted:
@@ -120,8 +121,15 @@ def _requests(result: Result, expected: dict[str, Any]) -> list[str]:
     wanted = 1 if wanted is None else wanted
     least, most = wanted if isinstance(wanted, list) else (wanted, wanted)
     found = []
-    if not least <= len(result.requests) <= most:
-        found.append(f"{len(result.requests)} requests came, expected: {wanted}")
+    came = result.sent if "held" in expected else len(result.requests)
+    if not least <= came <= most:
+        found.append(f"{came} requests came, expected: {wanted}")
+    if "held" in expected:
+        fewest, most = expected["held"]
+        if not all(fewest <= number <= most for number in result.asked):
+            found.append(f"they were passed on {result.asked} times, expected: {expected['held']}")
     if any(gap < expected.get("gap_s", 0) for gap in result.gaps_s):
         found.append(f"too soon again: after {result.gaps_s}, expected: {expected['gap_s']}")
+    if result.lasted_s < expected.get("lasts_s", 0):
+        found.append(f"it lasted {result.lasted_s}, expected: {expected['lasts_s']}")
     return found

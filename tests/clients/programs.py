@@ -19,7 +19,7 @@ from typing import Any
 from clients.cases import HERE, Client
 
 ROOT = HERE.parents[1]
-AT_ONCE = 24
+AT_ONCE = 48
 """How many calls a program has at a time: those that sleep between tries cost nothing."""
 HeardFirst = Callable[[], None]
 

@@ -7,6 +7,7 @@ between their tries; a test then waits for its own.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -20,10 +21,13 @@ from standins.models import STOP, ModelServers, Scene, prompt_of
 from standins.models.servers import split
 
 MODEL = "tiny/model"
+ABSENT = "tiny/absent"
 MAX_TOKENS = 64
 MOST_TRIES = 5
 """How often a client that would try again without end is let."""
 WITHIN_S = 300.0
+_TOKENS = {Scene.REFUSED: -2, Scene.INVALID: 100_000}
+"""What is asked of the engine, which has no scenes: Keyhole refuses the one, it the other."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,25 @@ class Result:
         return {split(seen.path)[1] for seen in self.requests}
 
     @property
+    def asked(self) -> list[int]:
+        """How often the upstream was asked for each of the client's requests, behind a gateway."""
+        return list(Counter(seen.header("x-request-id") for seen in self.requests).values())
+
+    @property
+    def sent(self) -> int:
+        """How many requests the client sent, behind a gateway."""
+        return len(self.asked)
+
+    @property
     def gaps_s(self) -> list[float]:
         """The time between one request and the next."""
         arrived = [seen.arrived_s for seen in self.requests]
         return [later - earlier for earlier, later in itertools.pairwise(arrived)]
+
+    @property
+    def lasted_s(self) -> float:
+        """The time between the first request and the last."""
+        return sum(self.gaps_s)
 
 
 class Run:
@@ -95,15 +114,17 @@ class Run:
         call_id = next(_call_ids)
         prompt = prompt_of(case.scene, call_id)
         gate = self._servers.gate(call_id)
+        is_absent = case.scene is Scene.MISSING and case.way.format == "models"
+        max_tokens = MAX_TOKENS if case.kind.upstream else _TOKENS.get(case.scene, MAX_TOKENS)
         asked = {
             "call": call_id,
             "way": case.way.name,
             "url": self._address_of(case),
-            "model": MODEL,
+            "model": ABSENT if is_absent else MODEL,
             "prompt": prompt,
             "wants_stream": case.mode == "stream",
             "stop": [STOP] if case.scene is Scene.STOPPED else None,
-            "max_tokens": MAX_TOKENS,
+            "max_tokens": max_tokens,
             "leaves": case.scene is Scene.LEFT,
             "most_tries": MOST_TRIES,
         }

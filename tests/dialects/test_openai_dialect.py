@@ -339,11 +339,17 @@ class TestEncode:
         body = json.loads(OPENAI.encode(text(["x", "y"], n=2, echo=True), answer, STAMP))
 
         assert (body["id"], body["object"]) == ("cmpl-the-id", "text_completion")
-        assert "usage" not in body
         assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
         assert [choice["text"] for choice in body["choices"]] == ["xa", "xb", "yc", "yd"]
         reasons = [choice["finish_reason"] for choice in body["choices"]]
         assert reasons == ["stop", "stop", "length", "length"]
+
+    @pytest.mark.parametrize("call", [chat(), text()])
+    def test_a_usage_that_nobody_told_is_zeros(self, call: Call) -> None:
+        """langchain-openai raises TypeError for a text without any."""
+        answer = Answer(texts=((" upon",),))
+        told = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        assert json.loads(OPENAI.encode(call, answer, STAMP))["usage"] == told
 
     def test_a_text_ends_before_its_stop_sequence(self) -> None:
         answer = Answer(texts=(("one END two",),), finishes=(("length",),))
@@ -409,10 +415,17 @@ class TestRefuse:
                 "upstream_timeout",
             ),
             (
-                UpstreamError(Code.UPSTREAM_UNAVAILABLE, "m"),
-                503,
+                UpstreamError(Code.UPSTREAM_UNAVAILABLE, "m", upstream_status=503),
+                502,
                 "upstream_error",
                 "upstream_unavailable",
+            ),
+            (UpstreamError(Code.UPSTREAM_LOADING, "m"), 503, "upstream_error", "upstream_loading"),
+            (
+                ClientError(Code.TOO_MUCH_BUFFERED, "m", status=503),
+                429,
+                "requests",
+                "too_much_buffered",
             ),
             (
                 UpstreamError(Code.UPSTREAM_RATE_LIMITED, "m"),
@@ -459,6 +472,11 @@ class TestRefuse:
         assert refused(limited)[1]["retry-after"] == "7"
         assert refused(UpstreamError(Code.UPSTREAM_LOADING, "m"))[1]["retry-after"] == "20"
         assert "retry-after" not in refused(UpstreamError(Code.UPSTREAM_ERROR, "m"))[1]
+
+    def test_what_is_soon_over_is_worth_another_try_in_a_second(self) -> None:
+        full = ClientError(Code.TOO_MUCH_BUFFERED, "m", status=503)
+        stopping = GatewayError(Code.SHUTTING_DOWN, "m", status=503)
+        assert {refused(error)[1]["retry-after"] for error in (full, stopping)} == {"1"}
 
     @pytest.mark.parametrize("code", [Code.UPSTREAM_OUT_OF_CREDITS, Code.UPSTREAM_TOKEN_REFUSED])
     def test_what_will_fail_again_is_not_to_be_sent_again(self, code: Code) -> None:

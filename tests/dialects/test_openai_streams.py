@@ -180,7 +180,15 @@ class TestWriter:
         assert (last["choices"], last["usage"]) == ([], told)
         assert all(value["usage"] is None for value in before)
         assert all("usage" not in value for value in write(call, *events))
-        assert all(value["usage"] is None for value in write(asking(call, usage=True), events[0]))
+
+    @pytest.mark.parametrize("call", [CHAT, TEXT])
+    def test_a_usage_that_is_wanted_is_zeros_where_the_upstream_tells_none(
+        self, call: Call
+    ) -> None:
+        *before, last = write(asking(call, usage=True), Delta("a"), Finish("stop"))
+        told = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        assert (last["choices"], last["usage"]) == ([], told)
+        assert all(value["usage"] is None for value in before)
 
     def test_an_answer_without_a_text_still_has_its_role_and_its_end(self) -> None:
         first, last = choices(CHAT, Finish("length"))
@@ -235,9 +243,10 @@ class TestWriter:
 
     @pytest.mark.parametrize("golden", GOOD, ids=str)
     def test_what_is_written_is_read_as_the_same(self, golden: Golden) -> None:
-        """But for usage, which is told once."""
+        """But for usage, which is told once, in zeros where it is not known."""
         events = expected(golden)
-        counted = [event for event in events if isinstance(event, Counted)][-1:]
+        nothing = Counted(Usage(0, 0))
+        counted = [nothing, *(event for event in events if isinstance(event, Counted))][-1:]
         writer = OpenAiDialect().stream(asking(TEXT, usage=True), STAMP, is_chat=False)
         stream = b"".join([*(writer.write(event) for event in events), writer.end()])
 

@@ -335,6 +335,8 @@ class TestRefuse:
     def test_when_to_come_back_and_what_is_allowed_go_on(self) -> None:
         limited = UpstreamError(Code.UPSTREAM_RATE_LIMITED, "x", retry_after="7")
         assert refused(limited)[1]["retry-after"] == "7"
+        stopping = GatewayError(Code.SHUTTING_DOWN, "x", status=503)
+        assert refused(stopping)[1]["retry-after"] == "1"
         method = ClientError(Code.METHOD_NOT_ALLOWED, "x", status=405, allow=("POST",))
         assert refused(method)[1]["allow"] == "POST"
 

@@ -49,6 +49,7 @@ _ONCE: Mapping[str, Mapping[str, Check]] = {
         "read_timeout_s": seconds(0.001, 3600),
         "idle_timeout_s": seconds(0.001, 3600),
         "max_buffered_bytes": whole(1024, 2**50, unit="bytes"),
+        "loading_patience_s": seconds(0, 3600),
         "builtin_routes": flag,
     },
     "stream": {
@@ -110,6 +111,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     read_timeout_s: float = 30
     idle_timeout_s: float = 75
     max_buffered_bytes: int = 256 * 1024 * 1024
+    loading_patience_s: float = 10
     access: Access
     catalog: Catalog
     stream: StreamSettings

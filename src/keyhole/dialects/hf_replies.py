@@ -5,8 +5,9 @@ there first) and our code for it in `x-error-code`.
 
 Facts (huggingface_hub 2.4.0, @huggingface/inference 4.13.30, both of November 2026):
 - @huggingface/inference sends a request again at once, without end, whenever it gets a 503:
-  so that is only what a model that loads is told with, which both formats promise. Whatever
-  else is not available now is 502, and a gateway that is full 429;
+  so that is only what a model that loads is told with, which both formats promise, once the
+  core has held the call for a while; and the last word of a server that stops. Whatever else is
+  not available now is 502, and a gateway that is full 429;
 - huggingface_hub never sends anything again, but for a 400 that names `model_kwargs`.
 """
 
@@ -14,7 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
+from keyhole.errors import (
+    SOON_OVER,
+    ClientError,
+    Code,
+    GatewayError,
+    KeyholeError,
+    UpstreamError,
+)
 from keyhole.wire.answer import Answer
 from keyhole.wire.http import JSON
 
@@ -69,6 +77,8 @@ def headers_of(error: KeyholeError) -> list[tuple[str, str]]:
             after = str(LOADING_S)
         if after is not None:
             headers.append(("retry-after", after))
+    elif error.code in SOON_OVER:
+        headers.append(("retry-after", "1"))
     if isinstance(error, ClientError) and error.allow:
         headers.append(("allow", ", ".join(error.allow)))
     return headers

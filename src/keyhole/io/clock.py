@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 
@@ -34,3 +35,7 @@ class SystemClock:
             begin, end = 0, count
             self._used = count
         return self._stock[begin:end]
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for that long, on the running loop."""
+        await asyncio.sleep(seconds)

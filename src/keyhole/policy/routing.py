@@ -29,6 +29,9 @@ _WORTH_ANOTHER_TARGET = frozenset(
 )
 
 _MAX_NAMES = 10
+_LOADING_ASKED_WITHIN_S = (0.25, 2.0)
+"""How soon, and how late, a model that loads is asked again: upstreams say 20 s of any (hosted
+API), 0 or nothing at all (llama.cpp), and a call that is held should be answered when it can."""
 
 
 def find_route(catalog: Catalog, model: str | None) -> Route:
@@ -58,6 +61,27 @@ def plan(route: Route, model: str | None) -> Sequence[Target]:
 def is_worth_another_target(error: UpstreamError) -> bool:
     """Whether another target might do better: not where the request itself was refused."""
     return error.code in _WORTH_ANOTHER_TARGET
+
+
+def ask_again_after_s(error: UpstreamError) -> float:
+    """How long to wait for a target that loads: what it says, but neither too short nor long."""
+    soonest_s, latest_s = _LOADING_ASKED_WITHIN_S
+    told = error.retry_after or ""
+    return min(max(float(told), soonest_s), latest_s) if told.isdecimal() else latest_s
+
+
+def is_worth_waiting(left_s: float) -> bool:
+    """Whether so much patience is left that a target which loads is asked once more."""
+    return left_s >= _LOADING_ASKED_WITHIN_S[0]
+
+
+def patience_ends_s(began_s: float, patience_s: float, deadline_s: float) -> float:
+    """Until when a call is held for a model that loads.
+
+    That is early enough for the last try to have some time, so that a client whose deadline is
+    near hears of the loading and not of the deadline.
+    """
+    return min(began_s + patience_s, deadline_s - _LOADING_ASKED_WITHIN_S[1])
 
 
 def _names(catalog: Catalog) -> str:

@@ -81,6 +81,13 @@ async function openaiText(call) {
   }
 }
 
+async function openaiModels(call) {
+  const { models } = openai(call);
+  const listed = (await models.list()).data.map((model) => model.id);
+  const found = (await models.retrieve(call.model)).id;
+  call.heard(listed.includes(found) ? found : `${found} is not in ${listed}`);
+}
+
 class TriedTooOften extends Error {}
 
 // Bounds the resending without end that a 503 starts.
@@ -162,6 +169,7 @@ function takeText(call, answer) {
 const ways = {
   openai_chat: openaiChat,
   openai_text: openaiText,
+  openai_models: openaiModels,
   hub_chat: hubChat,
   hub_text: hubText,
   hub_text_before: hubTextBefore,

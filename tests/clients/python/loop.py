@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-AT_ONCE = 24
+AT_ONCE = 48
 KEY = "client-key"
 """What every client sends as its key; no upstream may ever see it."""
 _printing = threading.Lock()

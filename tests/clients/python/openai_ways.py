@@ -71,6 +71,13 @@ async def text_async(call: Call) -> None:
                     return
 
 
+def models(call: Call) -> None:
+    made = client_at(call.url).models
+    listed = [model.id for model in made.list()]
+    found = made.retrieve(call.model).id
+    call.heard(found if found in listed else f"{found} is not in {listed}")
+
+
 def take_chat(call: Call, answer) -> None:
     (choice,) = answer.choices
     call.heard(choice.message.content)
@@ -102,4 +109,5 @@ def take_usage(call: Call, usage) -> None:
 
 
 if __name__ == "__main__":
-    run({"chat": chat, "chat_async": chat_async, "text": text, "text_async": text_async})
+    ways = {"chat": chat, "chat_async": chat_async, "text": text, "text_async": text_async}
+    run({**ways, "models": models})

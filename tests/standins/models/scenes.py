@@ -44,6 +44,7 @@ class Scene(StrEnum):
     ENDS_EARLY = "ends-early"
     BREAKS_OFF = "breaks-off"
     LEFT = "left"
+    LISTED = "listed"
 
     @property
     def meaning(self) -> str:
@@ -70,6 +71,7 @@ _MEANINGS = {
     Scene.ENDS_EARLY: "a stream without its final frame",
     Scene.BREAKS_OFF: "a connection that breaks off in mid-answer",
     Scene.LEFT: "a stream whose client leaves",
+    Scene.LISTED: "a list of the models, and one of them",
 }
 
 

@@ -1,7 +1,8 @@
 """The OpenAI dialect: chat completions, text completions and the list of models.
 
 It neither routes nor streams (writer.py does), and makes no answer of more than was said: no
-log-probabilities, no fingerprint, and no usage where the upstream told none.
+log-probabilities, no fingerprint. The one exception is the usage, which clients rely on: it is
+zeros where the upstream told none.
 
 Facts (openai-python 3.54.0 types, November 2026): a list of k prompts with n choices each is
 answered with k * n choices, prompt by prompt; a model's name may hold a slash, which the SDKs
@@ -63,8 +64,7 @@ class OpenAiDialect:
             "object": "chat.completion" if asked == CHAT else "text_completion",
             "choices": _choices(call, answer, is_chat=asked == CHAT),
         }
-        if answer.usage is not None:
-            body["usage"] = usage_fields(answer.usage)
+        body["usage"] = usage_fields(answer.usage)
         return msgspec.json.encode(body)
 
     def stream(self, call: Call, stamp: Stamp, *, is_chat: bool) -> EventWriter:  # noqa: ARG002

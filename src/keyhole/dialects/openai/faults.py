@@ -2,7 +2,10 @@
 
 The statuses decide what the SDKs do. openai-python 3.54.0 and openai-node 7.57.0 (November
 2026) send 408, 409, 429 and 5xx again, twice, unless `x-should-retry: false` says that it is no
-use; they wait as long as Retry-After says, up to a minute. They show `message`, and give
+use; they wait as long as Retry-After says, up to a minute. @huggingface/inference 4.13.30, which
+speaks this format too, sends a 503 again at once and without end, whatever stands beside it: so
+that is only what a model that loads is told with, once the core has held the call for a while,
+and the last word of a server that stops. They show `message`, and give
 programs `type`, `param` and `code`: OpenAI's word where it has one, ours where it has none.
 """
 
@@ -14,7 +17,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
+from keyhole.errors import (
+    SOON_OVER,
+    ClientError,
+    Code,
+    GatewayError,
+    KeyholeError,
+    UpstreamError,
+)
 from keyhole.wire.http import JSON, Reply
 
 _INVALID_REQUEST = "invalid_request_error"
@@ -48,7 +58,6 @@ _UPSTREAM_WORDS: Mapping[Code, _Word] = {
     Code.UPSTREAM_REFUSED_REQUEST: _Word(400, _INVALID_REQUEST),
     Code.UPSTREAM_TIMEOUT: _Word(504),
     Code.UPSTREAM_TOKEN_REFUSED: _Word(502, is_worth_retrying=False),
-    Code.UPSTREAM_UNAVAILABLE: _Word(503),
 }
 _UPSTREAM_DEFAULT = _Word(502)
 _REFUSALS = frozenset({400, 413, 415, 422})
@@ -75,6 +84,8 @@ def refuse(error: KeyholeError, request_id: str) -> Reply:
             told = _LOADING_S
         if told is not None:
             headers.append(("retry-after", told))
+    elif error.code in SOON_OVER:
+        headers.append(("retry-after", "1"))
     if isinstance(error, ClientError) and error.allow:
         headers.append(("allow", ", ".join(error.allow)))
     return Reply(status=word.status, headers=headers, body=_encode(error, word, request_id))
@@ -93,6 +104,8 @@ def _encode(error: KeyholeError, word: _Word, request_id: str) -> bytes:
 
 def _word(error: KeyholeError) -> _Word:
     match error:
+        case ClientError(code=Code.TOO_MUCH_BUFFERED):
+            return _Word(429, "requests")
         case ClientError():
             kind = "requests" if error.status == 429 else _INVALID_REQUEST
             return _Word(error.status, kind, _CLIENT_CODES.get(error.status))

@@ -23,6 +23,8 @@ DONE = b"data: [DONE]\n\n"
 FINISHES = {"eos": "stop"}
 """Why a text ended, where OpenAI's word is another."""
 
+_UNTOLD = Usage(0, 0)
+
 _encode = msgspec.json.encode
 
 
@@ -32,8 +34,12 @@ def head(call: Call, stamp: Stamp) -> dict[str, str | int]:
     return {"id": f"{prefix}-{stamp.request_id}", "created": stamp.unix_s, "model": stamp.model}
 
 
-def usage_fields(usage: Usage) -> dict[str, int]:
-    """The usage under this format's names."""
+def usage_fields(usage: Usage | None) -> dict[str, int]:
+    """The usage under this format's names; zeros where the upstream does not say.
+
+    langchain-openai 1.7.3 raises TypeError for a whole text without any (November 2026).
+    """
+    usage = usage or _UNTOLD
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -76,8 +82,8 @@ class StreamWriter:
         return b""
 
     def end(self) -> bytes:
-        """The usage, if it is wanted and known, and the end."""
-        if not self._call.wants_usage or self._usage is None:
+        """The usage, if it is wanted, and the end."""
+        if not self._call.wants_usage:
             return DONE
         usage = _encode(usage_fields(self._usage))
         return frame(b'%b,"choices":[],"usage":%b}' % (self._start, usage)) + DONE
