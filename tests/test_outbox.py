@@ -25,3 +25,17 @@ async def test_what_is_put_in_while_the_others_write_is_written_in_the_next_turn
 
     await asyncio.sleep(0)
     assert written == ["later"]
+
+
+async def test_one_that_fails_does_not_keep_the_others_from_writing() -> None:
+    outbox, written, told = Outbox(), list[str](), list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: told.append(what["exception"]))
+
+    def fail() -> None:
+        raise RuntimeError
+
+    outbox.put(fail)
+    outbox.put(lambda: written.append("a"))
+    await asyncio.sleep(0)
+    assert written == ["a"]
+    assert [type(error) for error in told] == [RuntimeError]

@@ -32,4 +32,9 @@ class Outbox:
     def _send_all(self) -> None:
         waiting, self._waiting = self._waiting, []
         for send in waiting:
-            send()
+            try:
+                send()
+            except Exception as error:  # noqa: BLE001  # the others have something to say, too
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "something could not be written", "exception": error}
+                )

@@ -360,9 +360,11 @@ class Connection(asyncio.Protocol):
     # Inside
 
     def _send(self) -> None:
-        message, self._unsent = self._unsent, None
-        if message is not None and self._transport is not None and not self.is_dead:
-            self._transport.write(message.content)
+        transport, message = self._transport, self._unsent
+        self._unsent = None
+        if message is None or transport is None or self.is_dead or transport.is_closing():
+            return
+        transport.write(message.content)
 
     def _hand_on(self, *, is_complete: bool) -> None:
         piece = self._response.take()
