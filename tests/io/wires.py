@@ -43,6 +43,9 @@ class FakeTransport(asyncio.Transport):
         self._connection = connection
         connection.connection_made(self)
 
+    def is_closing(self) -> bool:
+        return self.is_closed
+
     def write(self, data: Any) -> None:
         assert not self.is_closed
         self.written.append(bytes(data))
