@@ -31,8 +31,9 @@ from keyhole import main
 from keyhole.config import Settings
 from keyhole.errors import SetupError
 from keyhole.server.app import AsgiDoor
+from keyhole.server.edge import Edge
 from keyhole.server.fastlane import FastLane
-from keyhole.server.strict import Edge, sweep_connections
+from keyhole.server.sweep import sweep_connections
 
 MAX_FILES = 1 << 20
 """Open files, so connections, that a worker asks the system for at most."""

@@ -25,10 +25,12 @@ from werkzeug.serving import make_server
 from doors.composed import Composed
 from keyhole.exchange import Gateway
 from keyhole.server.app import AsgiDoor
+from keyhole.server.edge import Edge
 from keyhole.server.fastlane import FastLane
 from keyhole.server.flask import app_over, blueprint_over
 from keyhole.server.loop import ThreadedGateway
-from keyhole.server.strict import Edge, StrictProtocol, sweep_connections
+from keyhole.server.strict import StrictProtocol
+from keyhole.server.sweep import sweep_connections
 
 REPOSITORY = Path(__file__).parents[2]
 STRICT_DOORS = {"fastlane": FastLane, "asgi-strict": StrictProtocol}

@@ -13,7 +13,8 @@ import pytest
 from doors.hostile import HOST, call
 from doors.leaks import eventually
 from doors.servers import STRICT_DOORS, strict
-from keyhole.server.strict import REST_AFTER_S, SWEPT_AT_ONCE, sweep_connections
+from keyhole.server.strict import REST_AFTER_S
+from keyhole.server.sweep import SWEPT_AT_ONCE, sweep_connections
 from server.lanes import Lane
 
 PAGE = b"GET /nowhere HTTP/1.1\r\n" + HOST + b"\r\n"

@@ -286,6 +286,7 @@ class TestFastLane:
         here.transport.take()
         gateway.stream.end(b"last")
         assert gateway.stream.steps == ["start", "pause", "resume", "end"]
+        await here.settle()
         assert bytes(here.transport.written).endswith(b"4\r\nlast\r\n0\r\n\r\n")
         assert here.is_open
         await here.end()

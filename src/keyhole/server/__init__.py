@@ -1,8 +1,13 @@
 """The doors: how requests reach the core, and the pages that the server has of its own.
 
-strict.py    one client's connection: framing, bounds, timeouts
+edge.py      what all client connections of a worker share
+heads.py     heads of requests that need not be read again
 lean.py      parts of uvicorn's connection, made small
-fastlane.py  hot requests on top of it, straight from the parser to the core
+refusals.py  the errors of requests that do not get as far as the core
+strict.py    one client's connection: framing, bounds, timeouts
+sweep.py     the one timer for all of them
+fastlane.py  hot requests on top of strict.py, straight from the parser to the core
+pulled.py    a stream that is pushed, for doors that pull
 app.py       the ASGI application, under any ASGI server
 loop.py      the core in a thread of its own, for doors whose world is threads
 flask.py     a Flask application or blueprint, under any WSGI server

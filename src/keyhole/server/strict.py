@@ -19,26 +19,27 @@ What uvicorn 0.54 with httptools 0.9 leaves open, and this closes (tested on bot
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import Any
 
 import httptools
-from msgspec import Struct, field
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from keyhole.errors import ClientError, Code
-from keyhole.exchange import Gateway
-from keyhole.outbox import Outbox
 from keyhole.policy.framing import check_framing
 from keyhole.server import lean
-from keyhole.server.heads import KnownHeads
+from keyhole.server.edge import Edge
+from keyhole.server.refusals import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    head_too_large,
+    malformed,
+    refused,
+    too_slow,
+)
 from keyhole.wire.http import Head, Reply
 
-MAX_HEAD_BYTES = 64 * 1024
-MAX_HEADERS = 100
-"""As in Apache and gunicorn."""
 MAX_FRAMING = 16
 """Bytes around each byte of a body, beyond a head's worth; Go's net/http allows as much."""
 MAX_DROPPED_BYTES = 2 * 1024 * 1024
@@ -47,32 +48,8 @@ MAX_PIPELINED = 32
 MAX_UNSENT, MAX_UNSENT_BYTES = 16, 16 * 1024
 """So many replies, or one of so many bytes, do not wait for the end of the turn."""
 LINGER_S = 2.0
-SWEEP_EVERY_S, SWEPT_AT_ONCE = 1.0, 100
 REST_AFTER_S = 1.0
 """So long silent, a connection gives up what its next request can make anew."""
-
-
-class Edge(Struct, kw_only=True):
-    """What all connections of a worker share: the core, the bounds, and what is buffered."""
-
-    gateway: Gateway
-    read_timeout_s: float
-    """For a head, and then for a body, to arrive; and for a client to take its reply."""
-    idle_timeout_s: float
-    """How long a connection may be silent between requests."""
-    max_buffered_bytes: int
-    """Of the bodies of all requests that have not ended, together."""
-    buffered_bytes: int = 0
-    default_headers: list[tuple[bytes, bytes]] | None = None
-    """uvicorn's own, such as the date, that `default_head` was written from."""
-    default_head: bytes = b""
-    known_heads: KnownHeads = field(default_factory=KnownHeads)
-
-    outbox: Outbox = field(default_factory=Outbox)
-
-    def has_room(self, body_bytes: int) -> bool:
-        """Whether so much more may be buffered."""
-        return self.buffered_bytes + body_bytes <= self.max_buffered_bytes
 
 
 class Turn:
@@ -125,7 +102,7 @@ class StrictProtocol(HttpToolsProtocol):
         *lean.ATTRIBUTES,
         *("_blocked_since_s", "_is_deaf", "_is_in_message", "_is_lingering", "_is_resting"),
         *("_is_taken", "_is_upgrading", "_past_head", "_segment_bytes", "_since_s"),
-        *("_unfinished_bytes", "body_bytes", "edge", "running"),
+        *("_unfinished_bytes", "_unsent", "body_bytes", "edge", "running"),
     )
 
     cycle: Any
@@ -211,10 +188,10 @@ class StrictProtocol(HttpToolsProtocol):
                 if isinstance(cause, ClientError):
                     raise cause from None
                 if isinstance(cause, (httptools.HttpParserError, UnicodeDecodeError)):
-                    raise _malformed() from None
+                    raise malformed() from None
                 raise
             except httptools.HttpParserError:
-                raise _malformed() from None
+                raise malformed() from None
 
     def _head_without_upgrade(self) -> bytes:
         """The newest head as one that asks for no upgrade, for a parser that has seen nothing."""
@@ -238,15 +215,15 @@ class StrictProtocol(HttpToolsProtocol):
         """Bound what the parser keeps of a message, and what it skips: its head, its framing."""
         if not self._past_head:
             if self._unfinished_bytes > MAX_HEAD_BYTES:
-                raise _head_too_large()
+                raise head_too_large()
         elif self._unfinished_bytes > 2 * MAX_HEAD_BYTES + MAX_FRAMING * self.body_bytes:
-            raise _refused("The chunks of the body have more framing than content.")
+            raise refused("The chunks of the body have more framing than content.")
 
     def on_message_begin(self) -> None:
         """A request begins; uvicorn's scope is made only when it is known to be needed."""
         newest = self.cycle
         if self._is_deaf or (newest is not None and not newest.keep_alive):
-            raise _refused("The request before this one was the last.")
+            raise refused("The request before this one was the last.")
         self.url = b""
         self.headers = []
         self.body_bytes = 0
@@ -260,7 +237,7 @@ class StrictProtocol(HttpToolsProtocol):
         if not self._past_head:
             self.headers.append((name.lower(), value))
         elif name.lower() == b"connection":
-            raise _refused("Connection cannot be a trailer.")
+            raise refused("Connection cannot be a trailer.")
 
     def on_headers_complete(self) -> None:
         """Check the head, and hand it on; raises ClientError."""
@@ -287,11 +264,11 @@ class StrictProtocol(HttpToolsProtocol):
 
     def _check_size(self, headers: list[tuple[bytes, bytes]]) -> None:
         if len(headers) > MAX_HEADERS:
-            raise _head_too_large()
+            raise head_too_large()
         if self._unfinished_bytes + self._segment_bytes > MAX_HEAD_BYTES:
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in headers)
             if size > MAX_HEAD_BYTES:
-                raise _head_too_large()
+                raise head_too_large()
 
     def take_head(self, method: bytes) -> None:  # noqa: ARG002  # what sits on top looks at it
         """Serve a request whose head is complete, through ASGI."""
@@ -317,7 +294,7 @@ class StrictProtocol(HttpToolsProtocol):
     def check_dropped(self) -> None:
         """Raise ClientError when too much was sent that nobody reads."""
         if self.body_bytes > MAX_DROPPED_BYTES:
-            raise _refused("The request was answered before its body ended.")
+            raise refused("The request was answered before its body ended.")
 
     def on_message_complete(self) -> None:
         """The request has ended."""
@@ -515,7 +492,7 @@ class StrictProtocol(HttpToolsProtocol):
                 self.transport.close()
         elif self._is_in_message:
             if waited_s > edge.read_timeout_s and not self._keeps_client_waiting():
-                self.refuse(_too_slow(edge.read_timeout_s))
+                self.refuse(too_slow(edge.read_timeout_s))
         elif is_idle and waited_s > edge.idle_timeout_s:
             self.transport.close()
         elif is_idle and waited_s > REST_AFTER_S:
@@ -536,55 +513,6 @@ class StrictProtocol(HttpToolsProtocol):
         )
 
 
-async def sweep_connections(server_state: ServerState, *, every_s: float = SWEEP_EVERY_S) -> None:
-    """Sweep all connections of a server, once a second, until cancelled.
-
-    Ten thousand of them take some milliseconds, so they are swept a few at a time, all through
-    the second: no request waits for more than a few.
-    """
-    loop = asyncio.get_running_loop()
-    while True:
-        unswept = list(server_state.connections)
-        pause_s = every_s / max(1, math.ceil(len(unswept) / SWEPT_AT_ONCE))
-        await asyncio.sleep(pause_s)
-        while unswept:
-            _sweep(unswept[-SWEPT_AT_ONCE:], loop.time())
-            del unswept[-SWEPT_AT_ONCE:]
-            if unswept:
-                await asyncio.sleep(pause_s)
-
-
-def _sweep(connections: list[Any], now_s: float) -> None:
-    for connection in connections:
-        if isinstance(connection, StrictProtocol):
-            connection.sweep(now_s)
-
-
 def _without_upgrade(connection: bytes) -> bytes:
     tokens = [token.strip() for token in connection.split(b",")]
     return b", ".join(token for token in tokens if token.lower() != b"upgrade")
-
-
-def _refused(message: str) -> ClientError:
-    return ClientError(Code.MALFORMED_REQUEST, message, status=400)
-
-
-def _malformed() -> ClientError:
-    return _refused("This is not an HTTP/1.1 request.")
-
-
-def _head_too_large() -> ClientError:
-    return ClientError(
-        Code.HEAD_TOO_LARGE,
-        f"The head is longer than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers.",
-        status=431,
-    )
-
-
-def _too_slow(timeout_s: float) -> ClientError:
-    return ClientError(
-        Code.REQUEST_TOO_SLOW,
-        f"The request did not arrive within {timeout_s:g} s.",
-        status=408,
-        hint="The operator sets the time with server.read_timeout_s.",
-    )
