@@ -516,3 +516,27 @@ async def test_a_request_that_is_cancelled_before_it_was_written_never_is() -> N
     await turn()
 
     assert wire.transport.written == []
+
+
+async def test_what_is_pushed_on_may_be_longer_than_what_is_kept() -> None:
+    wire = Wire(max_body_bytes=1000)
+    for _ in range(2):
+        asking = wire.ask()
+        await turn(2)
+        wire.feed(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        await asking
+        pieces, ends = list[bytes](), list[object]()
+        wire.connection.push(pieces.append, ends.append)
+        wire.feed(*[b"64\r\n%b\r\n" % (b"a" * 100)] * 100, b"0\r\n\r\n")
+        assert b"".join(pieces) == b"a" * 10_000
+        assert ends == [None]
+        wire.connection.rest(wire.loop.time() + 60)
+
+    asking = wire.ask()
+    await turn(2)
+    wire.feed(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    await asking
+    reading = asyncio.ensure_future(wire.connection.read_all())
+    await turn(2)
+    wire.feed(*[b"64\r\n%b\r\n" % (b"a" * 100)] * 11)
+    assert "more than 1000 bytes" in (await failure(reading)).message

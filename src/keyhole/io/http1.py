@@ -242,6 +242,7 @@ class Connection(asyncio.Protocol):
         """
         response = self._response
         self._on_piece, self._on_end = on_piece, on_end
+        response.unbound()
         if self._is_paused:
             self._resume()
         if response.buffered_bytes:

@@ -35,6 +35,7 @@ from keyhole.io.failures import BadResponseError, answer_too_large, broke_off, n
 
 MAX_HEAD_BYTES = 64 * 1024
 """All heads of one response together, those of 1xx included; as much as we take of a client's."""
+NO_LIMIT = 2**63
 MAX_INTERIM = 8
 """1xx responses before the response; Go's net/http took 5, and servers send one or two."""
 
@@ -102,11 +103,11 @@ class ResponseReader:
         *("status", "has_head", "is_complete", "may_reuse", "body_bytes"),
         *("_max_body_bytes", "_parser", "_is_parser_spent", "_raw_headers", "_body", "_fault"),
         *("_head_bytes", "_framing_bytes", "_interim", "_asked_head", "_is_until_close"),
-        *("_is_old_chunked", "_known"),
+        *("_is_old_chunked", "_known", "_limit_bytes"),
     )
 
     def __init__(self, max_body_bytes: int) -> None:
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = self._limit_bytes = max_body_bytes
         self._parser = httptools.HttpResponseParser(self)
         self._is_parser_spent = False
         self._known: _KnownHead | None = None
@@ -126,6 +127,7 @@ class ResponseReader:
         """Whether the connection may carry another request; true only of complete responses."""
         self.body_bytes = 0
         """How much of the body has come, taken or not."""
+        self._limit_bytes = self._max_body_bytes
         self._asked_head = is_head_request
         self._raw_headers: list[tuple[bytes, bytes]] = []
         self._body: bytes | bytearray = b""
@@ -135,6 +137,10 @@ class ResponseReader:
         self._interim = 0
         self._is_until_close = False
         self._is_old_chunked = False
+
+    def unbound(self) -> None:
+        """Set this response no limit: its body is taken as it comes, and never kept."""
+        self._limit_bytes = NO_LIMIT
 
     @property
     def has_begun(self) -> bool:
@@ -307,8 +313,8 @@ class ResponseReader:
             self.may_reuse = False
             return
         self.body_bytes += len(piece)
-        if self.body_bytes > self._max_body_bytes:
-            self._refuse(answer_too_large(self._max_body_bytes))
+        if self.body_bytes > self._limit_bytes:
+            self._refuse(answer_too_large(self._limit_bytes))
         if not self._body:
             self._body = piece
         elif type(self._body) is bytearray:
