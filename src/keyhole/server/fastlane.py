@@ -346,6 +346,7 @@ class HotCycle:
             stream.cancel()
             return
         self._release()
+        protocol.rest_parser()
         self._stream = stream
         framing = "transfer-encoding: chunked\r\n\r\n" if self._is_chunked else "\r\n"
         self._head = protocol.write_head(reply, framing, is_last=not self.keep_alive)

@@ -501,10 +501,15 @@ class StrictProtocol(HttpToolsProtocol):
     def _rest(self) -> None:
         """Give up what is not needed until something arrives."""
         if not self._is_resting:
-            self._is_resting = True
-            self.parser = None  # type: ignore[assignment]  # as uvicorn does, after its end
+            self.rest_parser()
             self.url = b""
             self.forget()
+
+    def rest_parser(self) -> None:
+        """Give the parser up until something arrives: it takes a kilobyte."""
+        if not self._is_in_message:
+            self._is_resting = True
+            self.parser = None  # type: ignore[assignment]  # as uvicorn does, after its end
 
     def _keeps_client_waiting(self) -> bool:
         """Whether a body does not come because it is not read, or not asked for yet."""

@@ -49,6 +49,10 @@ class FrameTooLargeError(Exception):
 class SseReader:
     """Cuts one stream into frames, however its bytes come; keeps at most one unfinished frame."""
 
+    __slots__ = (
+        *("_has_cr", "_is_between", "_max_frame_bytes", "is_broken", "_rest", "_searched"),
+    )
+
     def __init__(self, max_frame_bytes: int) -> None:
         self._max_frame_bytes = max_frame_bytes
         self._rest = bytearray()

@@ -54,15 +54,20 @@ class _Chunk(Struct, frozen=True, gc=False):
 
 
 _decoder = msgspec.json.Decoder(_Chunk)
+_MAX_CHOICES = 1024
+"""OpenAI takes an `n` of 128."""
 
 
 class ChunkReader:
     """Reads the chunks of one stream, of a chat or of a text; an EventReader."""
 
+    __slots__ = ("_ended", "_is_done", "_open")
+
     def __init__(self) -> None:
-        self._open: set[int] = set()
+        # Of one or two numbers a set is ten times a tuple, and there are thousands of streams.
+        self._open: tuple[int, ...] = ()
         """The choices that have begun and not ended."""
-        self._ended: set[int] = set()
+        self._ended: tuple[int, ...] = ()
         self._is_done = False
 
     @property
@@ -96,11 +101,13 @@ class ChunkReader:
         if index in self._ended:
             return
         if choice.finish_reason:
-            self._ended.add(index)
-            self._open.discard(index)
+            self._ended += (index,)
+            self._open = tuple(other for other in self._open if other != index)
             events.append(Finish(read_reason(choice.finish_reason) or "stop", index))
-        else:
-            self._open.add(index)
+        elif index not in self._open:
+            self._open += (index,)
+        if len(self._open) + len(self._ended) > _MAX_CHOICES:
+            raise NotThisFormatError(f"more than {_MAX_CHOICES} choices")
 
     def _read_rest(self, chunk: _Chunk, data: bytes) -> Sequence[Event]:
         """The events of a chunk without choices."""
