@@ -24,9 +24,12 @@ serve: $(VENV)/.serve
 test: $(VENV)/.test $(REFERENCE)/.ready test-clients
 	$(BIN)/python -m pytest
 	PYTHONPATH=src $(REFERENCE)/bin/python -m pytest tests/reference
+	$(BIN)/python -m pytest tests/real
 
-test-reference: $(REFERENCE)/.ready
+# The engine against transformers, and Keyhole in front of transformers' own server.
+test-reference: $(VENV)/.test $(REFERENCE)/.ready
 	PYTHONPATH=src $(REFERENCE)/bin/python -m pytest tests/reference
+	$(BIN)/python -m pytest tests/real
 
 # The clients that people have in their code, each in an environment of its own.
 CLIENTS_READY := $(VENV)/.test $(CLIENTS)/.ready $(CLIENTS)-hub1/.ready $(NODE_CLIENTS)/node_modules/.ready

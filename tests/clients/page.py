@@ -49,6 +49,16 @@ taken by the process that follows. A Keyhole whose memory for requests is full s
 `Retry-After: 1`, which @huggingface/inference raises; nothing is held there, for what is held
 would need the memory.
 """
+_REAL = """
+## Real servers
+
+`tests/real` runs `transformers serve` (transformers 5.23.0) behind Keyhole, with a tiny model that
+the test makes: chats and texts, whole and streaming, for clients of OpenAI, TGI and `/generate`.
+What is peculiar to it goes on to clients of its own format as it is: the usage stands beside the
+finish though nobody asked, there is no `[DONE]`, and `n`, `logprobs`, `response_format` and the
+like are ignored there without a word. It takes one prompt at a time, no field that OpenAI has not,
+and the model under the very name that it was started with; its `/v1/models` does not list that.
+"""
 _HEARD = (
     *("openai.chat", "huggingface_hub.chat", "huggingface_hub.text", "langchain-openai.chat"),
     *("litellm.openai", "openai-npm.openai_chat", "@huggingface/inference.hub_chat"),
@@ -75,7 +85,7 @@ def render(tables: Tables, rules: Rules, results: Results) -> str:
         for scene in _FAILURES
     ]
     heads = [f"{client_name(way.client)}: {way.call}" for way in ways]
-    return f"{_INTRO}\n{works}{_ERRORS}\n{_table(['upstream', *heads], heard)}"
+    return f"{_INTRO}\n{works}{_ERRORS}\n{_table(['upstream', *heads], heard)}{_REAL}"
 
 
 def client_name(client: Client) -> str:

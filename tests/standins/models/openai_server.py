@@ -9,7 +9,8 @@ cli/serving; November 2026):
 - vLLM leaves unset keys out, its errors carry the HTTP status as `code`, and [DONE] follows an
   error too; a wrong key is {"error": "Unauthorized"};
 - llama.cpp pings with comments and puts `timings` beside the last choice;
-- transformers serve puts the usage beside the finish, sends no [DONE] and {"error": "text"}.
+- transformers serve puts the usage beside the finish, asked for or not, and sends no [DONE]; its
+  errors are {"detail": "text"}, but {"error": "text"} in a stream (tests/real runs the real one).
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ def _usage(cue: Cue) -> dict[str, int]:
 def _error(scene: Scene, status: int, flavour: Flavour) -> Any:
     message = _WORDS[scene]
     if flavour is TRANSFORMERS:
-        return {"detail": message} if status == 422 else {"error": message}
+        return {"detail": message} if status < 500 else {"error": message}
     if flavour is VLLM:
         if status == 401:
             return {"error": "Unauthorized"}
