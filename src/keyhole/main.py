@@ -165,8 +165,10 @@ async def open_runtime(
     it writes the access log to standard error. Raises SetupError.
     """
     metrics, readiness = Metrics(), Readiness()
-    log = (AccessLog(settings.log.format, sys.stderr),) if observers is None else observers
     outbox = Outbox()
+    log = observers
+    if log is None:
+        log = (AccessLog(settings.log.format, sys.stderr, outbox=outbox),)
     transport = PooledTransport(outbox=outbox)
     parts = Parts(
         catalog=settings.catalog,

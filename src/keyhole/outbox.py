@@ -6,7 +6,7 @@ another core, a seventh of a request's CPU time went there (perf, two virtual co
 that came in it take: some hundred microseconds under load, and nothing when one comes alone.
 
 It holds no bytes: who has something to write keeps it, writes it when told, and writes it before
-anything else that it sends. Log lines wait in the same way (server/log.py).
+anything else that it sends. Log lines wait here, too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ class Outbox:
         self._waiting: list[Callable[[], None]] = []
 
     def put(self, send: Callable[[], None]) -> None:
-        """Call `send` at the end of this turn; it must not raise."""
-        if not self._waiting:
+        """Call `send` at the end of this turn; raises RuntimeError where no loop runs."""
+        waiting = self._waiting
+        if not waiting:
             asyncio.get_running_loop().call_soon(self._send_all)
-        self._waiting.append(send)
+        waiting.append(send)
 
     def _send_all(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -169,9 +169,7 @@ class PooledTransport:
         """As the port says."""
         pool = self._pool(request.upstream)
         connection = await self._ask(pool, request, request_id, timeouts, wants_all=True)
-        response = UpstreamResponse(
-            status=connection.status, headers=connection.headers, body=connection.take()
-        )
+        response = UpstreamResponse(connection.status, connection.headers, connection.take())
         pool.release(connection)
         return response
 

@@ -10,7 +10,6 @@ loop's thread; whoever reads standard error through a pipe must read it.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import time
@@ -23,6 +22,7 @@ from typing import Any, Literal, TextIO
 import msgspec
 
 from keyhole.errors import KeyholeError
+from keyhole.outbox import Outbox
 from keyhole.ports import Observer
 from keyhole.wire.records import AccessRecord
 
@@ -41,7 +41,8 @@ class Observers:
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
-        self._began = [observer.began for observer in observers]
+        # The log has nothing to do when a request begins, and every request would pay for that.
+        self._began = [each.began for each in observers if not isinstance(each, AccessLog)]
         self._ended = [observer.ended for observer in observers]
 
     def began(self, record: AccessRecord) -> None:
@@ -69,8 +70,15 @@ class AccessLog:
     """An Observer that writes lines to a stream; `auto` is text on a terminal, else JSON."""
 
     def __init__(
-        self, style: Format, stream: TextIO | None, environ: Mapping[str, str] = os.environ
+        self,
+        style: Format,
+        stream: TextIO | None,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        outbox: Outbox | None = None,
     ) -> None:
+        """`outbox` is where the lines of a turn of the loop wait for its end."""
+        self._outbox = outbox or Outbox()
         is_terminal = _is_terminal(stream)
         self._stream = stream
         self._lines: list[str] = []
@@ -159,7 +167,7 @@ class AccessLog:
         if len(self._lines) > 1:
             return
         try:
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._outbox.put(self._flush)
         except RuntimeError:  # no loop, no turn
             self._flush()
 

@@ -96,7 +96,7 @@ class UpstreamRequest(Struct, frozen=True, kw_only=True):
     method: str = "POST"
 
 
-class UpstreamResponse(Struct, frozen=True, kw_only=True):
+class UpstreamResponse(Struct, frozen=True):
     """A whole answer of an upstream."""
 
     status: int
