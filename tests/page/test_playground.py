@@ -1,369 +1,260 @@
-"""The playground in headless Chromium: a call, its answer and its failures."""
+"""The playground in headless Chromium over a live Keyhole: a call, its answer, its failures."""
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
 
 import pytest
 
-from page.chromium import Chromium, Tab
-from page.conftest import Opener, open_page
-from page.standin import REQUEST_ID, Asked, StandIn
+from keyhole.dialects.generate import UPSTREAM_FAILED
+from page.chromium import Tab
+from page.conftest import Opener
+from page.driving import SPOKEN, choose, enter, fill, has_come_to, models, shows
+from page.live import ENGINE_MODEL, MODEL, Live, pieces
+from standins import Gate, Reply
+from standins.models import PROMPT_TOKENS, TEXT, Scene, completion_tokens
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
-FAILED = "document.querySelector('#answer').dataset.state === 'failed'"
-DONE = "document.querySelector('#answer').dataset.state === 'done'"
-STOPPED = "document.querySelector('#answer').dataset.state === 'stopped'"
+BEGUN = " There was a"
+"""What of the stand-in's text comes before its gate."""
 
 
-async def send(tab: Tab, standin: StandIn, prompt: str = "Hello") -> Asked:
-    """Type a prompt and send it with the mouse."""
-    await tab.click("#prompt")
-    await tab.type(prompt)
-    await tab.click("#send")
-    return await standin.asked()
-
-
-def shows(text: str) -> str:
-    """An expression: the answer reads like this."""
-    read = "['spoken', 'unspoken'].map((id) => document.getElementById(id).textContent).join('')"
-    return f"{read} === {json.dumps(text)}"
-
-
-async def fill(tab: Tab, **fields: str) -> None:
-    """Type into fields; a name's underscores are an id's hyphens."""
-    for name, text in fields.items():
-        await tab.click(f"#{name.replace('_', '-')}")
-        await tab.read("document.activeElement.select()")
-        await tab.type(text)
-
-
-async def choose(tab: Tab, model: str) -> None:
-    """Choose an option of the list of models, as a user's choice is told to the page."""
+async def test_the_engine_streams_its_answer_in(tab: Tab) -> None:
+    """Piece by piece: the page was seen to write before the answer was whole."""
+    await choose(tab, ENGINE_MODEL)
+    await fill(tab, max_new_tokens="48", seed="1")
     await tab.read(
-        f"(() => {{ const list = document.querySelector('#model'); list.value = {model!r};"
-        "for (const kind of ['input', 'change']) list.dispatchEvent(new Event(kind)); })()"
+        "window.seen = [];"
+        "new MutationObserver(() => seen.push(document.querySelector('#answer').dataset.state))"
+        ".observe(document.querySelector('#text'), {subtree: true, childList: true,"
+        "characterData: true})"
     )
+    await enter(tab, "Once upon a time")
+    await tab.until(has_come_to("done"))
+    assert await tab.read("seen.filter((state) => state === 'streaming').length") > 1
+    assert len(await tab.read(SPOKEN)) > 20
+    numbers = await tab.text("#numbers")
+    counted = re.search(r"Tokens\n(\d+) in, (\d+) out", numbers)
+    assert counted is not None, numbers
+    assert int(counted[1]) > 0
+    assert 1 < int(counted[2]) <= 48
+    assert re.search(r"Time to first token\n[\d.]+ m?s\n", numbers)
+    assert re.search(r"Tokens per second\n[\d.]+\n", numbers)
 
 
-async def test_an_answer_streams_in(tab: Tab, standin: StandIn) -> None:
-    asked = await send(tab, standin, "Tell me")
-    assert asked.path == "/generate"
-    assert asked.json == {
-        "input": "Tell me",
-        "parameters": {"max_new_tokens": 200},
-        "stream": True,
-    }
-    assert "authorization" not in asked.headers
-    await asked.say("It ")
-    await tab.until(shows("It "))
-    await asked.say("was <b>a</b>", " night")
-    await tab.until(shows("It was <b>a</b> night"))
+async def test_an_upstreams_answer_streams_in(tab: Tab, live: Live) -> None:
+    """What has come stands there while the upstream still holds the rest."""
+    call = live.call()
+    await enter(tab, call.prompt)
+    await tab.until(shows(BEGUN))
     assert await tab.text("#status") == "Writing"
-    await asked.finish(usage=(2, 7))
-    await tab.until(DONE)
+    seen = await call.arrived()
+    assert seen.json["inputs"] == call.prompt
+    assert seen.json["parameters"]["max_new_tokens"] == 200
+    call.go_on()
+    await tab.until(has_come_to("done"))
     assert await tab.text("#status") == "Done"
-    assert await tab.read(shows("It was <b>a</b> night"))
+    assert await tab.read(shows(TEXT))
 
 
-async def test_the_numbers_are_those_of_the_usage(tab: Tab, standin: StandIn) -> None:
-    asked = await send(tab, standin)
-    await asked.say("one")
-    await tab.until(shows("one"))
-    await asked.say(" two")
-    await tab.until(shows("one two"))
-    await asked.finish(usage=(14, 57))
-    await tab.until(DONE)
+async def test_the_numbers_are_those_of_the_usage(tab: Tab, live: Live) -> None:
+    """And the request is named as in the log and at the upstream."""
+    call = live.call()
+    await enter(tab, call.prompt)
+    await tab.until(shows(BEGUN))
+    call.go_on()
+    await tab.until(has_come_to("done"))
     numbers = await tab.text("#numbers")
     assert re.search(r"Time to first token\n[\d.]+ m?s\n", numbers)
     assert re.search(r"Tokens per second\n[\d.]+\n", numbers)
-    assert "Tokens\n14 in, 57 out" in numbers
-    assert REQUEST_ID in numbers
+    assert f"Tokens\n{PROMPT_TOKENS} in, {completion_tokens(Scene.OK)} out" in numbers
+    assert f"Request\n{(await call.arrived()).header('x-request-id')}" in numbers
 
 
-async def test_without_usage_pieces_are_counted_and_called_so(tab: Tab, standin: StandIn) -> None:
-    asked = await send(tab, standin)
-    await asked.say("one")
-    await tab.until(shows("one"))
-    await asked.say(" two")
-    await tab.until(shows("one two"))
-    await asked.finish()
-    await tab.until(DONE)
-    numbers = await tab.text("#numbers")
-    assert re.search(r"Pieces per second\n[\d.]+\n", numbers)
-    assert "Pieces\n2" in numbers
-    assert "Tokens" not in numbers
+async def test_text_is_never_markup(tab: Tab, live: Live) -> None:
+    text = "<b>a</b> &amp; </script><img src=x onerror=alert(1)> 世界 🦊"
+    await enter(tab, live.call(answer=pieces(text, ".")).prompt)
+    await tab.until(has_come_to("done"))
+    assert await tab.read(shows(f"{text}."))
+    assert await tab.read("document.querySelectorAll('#text b, #text img').length") == 0
 
 
-async def test_frames_may_be_cut_anywhere_and_comments_stand_between(
-    tab: Tab, standin: StandIn
-) -> None:
-    asked = await send(tab, standin)
-    data = 'data: {"text": "Grüße, 世界 🦊"}\n\n: still here\n\ndata: {"text": "!"}\n\n'.encode()
-    for byte in data:
-        await asked.write(bytes([byte]))
-    await asked.finish()
-    await tab.until(DONE)
-    assert await tab.read(shows("Grüße, 世界 🦊!"))
-
-
-async def test_a_text_that_comes_only_at_the_end_is_shown(tab: Tab, standin: StandIn) -> None:
-    asked = await send(tab, standin)
-    await asked.finish("All at once", usage=(1, 3))
-    await tab.until(DONE)
-    assert await tab.read(shows("All at once"))
-
-
-async def test_the_next_call_begins_with_an_empty_answer(tab: Tab, standin: StandIn) -> None:
-    asked = await send(tab, standin)
-    await asked.say("first")
-    await asked.finish()
-    await tab.until(DONE)
+async def test_the_next_call_begins_with_an_empty_answer(tab: Tab, live: Live) -> None:
+    first, gate = live.call(), Gate()
+    first.go_on()
+    await enter(tab, first.prompt)
+    await tab.until(has_come_to("done"))
+    await fill(tab, prompt=live.call(answer=pieces(gate, "Another")).prompt)
     await tab.click("#send")
-    again = await standin.asked()
     await tab.until(shows(""))
-    await again.say("second")
-    await again.finish()
-    await tab.until(shows("second"))
+    gate.open()
+    await tab.until(has_come_to("done"))
+    assert await tab.read(shows("Another"))
 
 
-async def test_nothing_is_sent_twice_while_an_answer_is_written(tab: Tab, standin: StandIn) -> None:
-    asked = await send(tab, standin)
+async def test_nothing_is_sent_twice_while_an_answer_is_written(tab: Tab, live: Live) -> None:
+    call = live.call()
+    await enter(tab, call.prompt)
     await tab.click("#send")
     await tab.press("Control+Enter")
-    await asked.say("only this")
-    await asked.finish()
-    await tab.until(DONE)
-    assert await tab.read(shows("only this"))
-    assert standin.waiting == 0
+    call.go_on()
+    await tab.until(has_come_to("done"))
+    assert len(call.requests) == 1
 
 
-async def test_stop_hangs_up_and_keeps_what_has_come(tab: Tab, standin: StandIn) -> None:
-    """The server sees its client leave, and the page is ready for the next call."""
-    asked = await send(tab, standin)
-    await asked.say("It was")
-    await tab.until(shows("It was"))
+async def test_stop_closes_the_upstream_and_keeps_what_has_come(tab: Tab, live: Live) -> None:
+    """The upstream sees its client leave, and the page is ready for the next call."""
+    call = live.call(Scene.LEFT)
+    await enter(tab, call.prompt)
+    await tab.until(shows(BEGUN))
     await tab.click("#stop")
-    await asked.left()
-    await tab.until(STOPPED)
-    assert standin.disconnects == 1
+    await call.left()
+    await tab.until(has_come_to("stopped"))
     assert await tab.text("#status") == "Stopped"
-    assert await tab.read(shows("It was"))
-    again = await send(tab, standin)
-    await again.finish("done")
-    await tab.until(DONE)
+    assert await tab.read(shows(BEGUN))
+    again = live.call()
+    again.go_on()
+    await fill(tab, prompt=again.prompt)
+    await tab.click("#send")
+    await tab.until(has_come_to("done"))
 
 
-async def test_stop_hangs_up_before_the_first_byte_too(tab: Tab, standin: StandIn) -> None:
-    asked = await send(tab, standin)
+async def test_stop_closes_the_upstream_before_the_first_byte_too(tab: Tab, live: Live) -> None:
+    call = live.call(answer=pieces(Gate(), "Late"))
+    await enter(tab, call.prompt)
+    await call.arrived()
     await tab.press("Escape")
-    await asked.left()
-    await tab.until(STOPPED)
+    await call.left()
+    await tab.until(has_come_to("stopped"))
     assert await tab.text("#problem") == ""
 
 
-async def test_leaving_the_page_hangs_up(tab: Tab, standin: StandIn) -> None:
-    asked = await send(tab, standin)
-    await asked.say("It was")
+async def test_leaving_the_page_closes_the_upstream(tab: Tab, live: Live) -> None:
+    call = live.call(Scene.LEFT)
+    await enter(tab, call.prompt)
+    await tab.until(shows(BEGUN))
     await tab.go("about:blank")
-    await asked.left()
+    await call.left()
 
 
-async def test_a_refusal_is_shown_in_words_with_its_request(tab: Tab, standin: StandIn) -> None:
-    asked = await send(tab, standin)
-    problem = {
-        "error": "Could not connect to the text generation service.",
-        "detail": "Hugging Face refused the token (401). Run hf auth login, or set HF_TOKEN.",
-        "code": "upstream_token_refused",
-        "request_id": "01936f2e-aaaa",
-    }
-    await asked.reply(502, problem, retry_after="20")
-    await tab.until(FAILED)
+async def test_an_upstreams_refusal_is_words_with_its_request(tab: Tab, live: Live) -> None:
+    busy = {"error": "Model is overloaded", "error_type": "overloaded"}
+    call = live.call(answer=Reply.json(busy, 429, retry_after="20"))
+    await enter(tab, call.prompt)
+    await tab.until(has_come_to("failed"))
     assert await tab.text("#problem") == (
-        "Could not connect to the text generation service.\n"
-        "Hugging Face refused the token (401). Run hf auth login, or set HF_TOKEN.\n"
+        f"{UPSTREAM_FAILED}\n"
+        "Upstream 'tiny' is overloaded (429). Try again later.\n"
         "Worth another try: in 20 s.\n"
-        "502 · upstream_token_refused"
+        "502 · upstream_rate_limited"
     )
-    assert "01936f2e-aaaa" in await tab.text("#numbers")
+    request_id = (await call.arrived()).header("x-request-id")
+    assert f"Request\n{request_id}" in await tab.text("#numbers")
     assert await tab.read("document.querySelector('#problem').getAttribute('role')") == "alert"
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        (b"<h1>Bad Gateway</h1>", "The server answered 503 and did not say why."),
-        (b"[]", "The server answered 503 and did not say why."),
-        (b'{"error": {"message": "Loading", "code": "x"}}', "Loading"),
-        (b'{"error": "Loading", "estimated_time": 20}', "Loading"),
-    ],
-)
-async def test_any_refusal_is_words(tab: Tab, standin: StandIn, body: bytes, words: str) -> None:
-    """From a proxy in between, or in another dialect."""
-    asked = await send(tab, standin)
-    await asked.begin(503)
-    await asked.write(body, is_last=True)
-    await tab.until(FAILED)
-    assert (await tab.text("#problem")).startswith(words)
-    assert REQUEST_ID in await tab.text("#numbers")
-
-
-async def test_an_error_inside_the_stream_is_shown_beside_what_has_come(
-    tab: Tab, standin: StandIn
-) -> None:
-    asked = await send(tab, standin)
-    await asked.say("It was")
-    await asked.frame(
-        {"error": "The upstream broke off.", "code": "stream_failed", "request_id": "0193-mid"},
-        is_last=True,
-    )
-    await tab.until(FAILED)
-    assert await tab.text("#problem") == "The upstream broke off.\nstream_failed"
-    assert "0193-mid" in await tab.text("#numbers")
-    assert await tab.read(shows("It was"))
+async def test_keyholes_own_refusal_is_words_too(tab: Tab) -> None:
+    await choose(tab, "/")
+    await tab.type("nobody-has-this")
+    await enter(tab)
+    await tab.until(has_come_to("failed"))
+    words = await tab.text("#problem")
+    assert "nobody-has-this" in words
+    assert words.endswith("404 · model_not_found")
+    assert re.search(r"Request\n[0-9a-f-]{36}", await tab.text("#numbers"))
 
 
 @pytest.mark.parametrize(
-    ("ending", "words"),
+    ("scene", "words", "code"),
     [
-        ("early", "The stream ended before its last frame."),
-        ("cut", "The connection broke off before the end."),
-        ("html", "The stream held something that is not JSON."),
-        ("scalar", "The stream held something that is no frame."),
+        (Scene.FAILS_MIDWAY, "failed while it generated", "upstream_error"),
+        (Scene.ENDS_EARLY, "ended its stream before the answer", "upstream_unreachable"),
+        (Scene.BREAKS_OFF, "broke off in mid-answer", "upstream_unreachable"),
     ],
 )
-async def test_an_answer_that_is_cut_short_is_no_success(
-    tab: Tab, standin: StandIn, ending: str, words: str
+async def test_a_stream_that_breaks_is_words_beside_what_has_come(
+    tab: Tab, live: Live, scene: Scene, words: str, code: str
 ) -> None:
-    asked = await send(tab, standin)
-    await asked.say("It was")
-    await tab.until(shows("It was"))
-    match ending:
-        case "early":
-            await asked.write(b"", is_last=True)
-        case "cut":
-            await asked.hang_up()
-        case "html":
-            await asked.write(b"data: <html>\n\n", is_last=True)
-        case "scalar":
-            await asked.write(b"data: null\n\n", is_last=True)
-    await tab.until(FAILED)
-    assert await tab.text("#problem") == words
-    assert await tab.read(shows("It was"))
+    call = live.call(scene)
+    await enter(tab, call.prompt)
+    await tab.until(shows(BEGUN))
+    call.go_on()
+    await tab.until(has_come_to("failed"))
+    what, detail, told_code = (await tab.text("#problem")).split("\n")
+    assert (what, told_code) == (UPSTREAM_FAILED, code)
+    assert detail.startswith(f"Upstream 'tiny' {words}")
+    assert f"Request\n{(await call.arrived()).header('x-request-id')}" in await tab.text("#numbers")
+    assert await tab.read(shows(BEGUN))
 
 
-async def test_a_server_that_is_gone_is_words(chromium: Chromium) -> None:
-    async with StandIn() as standin:
-        tab_of = open_page(chromium, standin)
-        tab = await tab_of.__aenter__()
-        await tab.click("#prompt")
-        await tab.type("Hello")
-    await tab.click("#send")
-    await tab.until(FAILED)
-    assert await tab.text("#problem") == "Keyhole cannot be reached. Is it still running?"
-    await tab_of.__aexit__(None, None, None)
-
-
-async def test_every_setting_is_sent_and_an_empty_one_is_not(tab: Tab, standin: StandIn) -> None:
+async def test_every_setting_is_sent(tab: Tab, live: Live) -> None:
     await fill(tab, temperature="0.7", top_p="0.95", seed="42", max_new_tokens="16")
     await fill(tab, stop_texts="END\n\\n\\n\nback\\\\slash\n\n")
-    await choose(tab, "openai-community/gpt2")
-    asked = await send(tab, standin)
-    assert asked.json == {
-        "input": "Hello",
-        "model": "openai-community/gpt2",
-        "parameters": {
-            "max_new_tokens": 16,
-            "temperature": 0.7,
-            "top_p": 0.95,
-            "seed": 42,
-            "stop": ["END", "\n\n", "back\\slash"],
-        },
-        "stream": True,
+    await choose(tab, MODEL)
+    call = live.call()
+    call.go_on()
+    await enter(tab, call.prompt)
+    await tab.until(has_come_to("done"))
+    asked = {
+        "max_new_tokens": 16,
+        "temperature": 0.7,
+        "top_p": 0.95,
+        "seed": 42,
+        "stop": ["END", "\n\n", "back\\slash"],
     }
-    await asked.finish()
-    await tab.until(DONE)
-    await tab.read("document.querySelector('#call').reset()")
-    await fill(tab, max_new_tokens="")
-    assert (await send(tab, standin)).json == {"input": "Hello", "stream": True}
+    assert asked.items() <= (await call.arrived()).json["parameters"].items()
 
 
-async def test_a_model_that_is_not_listed_can_be_named(tab: Tab, standin: StandIn) -> None:
+async def test_a_model_that_is_not_listed_can_be_named(tab: Tab, live: Live) -> None:
     await choose(tab, "/")
     assert await tab.focused() == "other-model"
-    await tab.type("meta-llama/Llama-3.3-70B-Instruct:groq")
-    asked = await send(tab, standin)
-    assert asked.json["model"] == "meta-llama/Llama-3.3-70B-Instruct:groq"
+    await tab.type(MODEL)
+    call = live.call()
+    call.go_on()
+    await enter(tab, call.prompt)
+    await tab.until(has_come_to("done"))
+    assert len(call.requests) == 1
 
 
-async def options(tab: Tab) -> Any:
-    return await tab.read("[...document.querySelector('#model').options].map((o) => o.text)")
+async def test_the_models_are_listed_with_the_default_first(tab: Tab) -> None:
+    listed = await models(tab)
+    assert listed[0] == "default"
+    assert listed[-1] == "Another model …"
+    assert {ENGINE_MODEL, MODEL} < set(listed)
 
 
-async def test_the_models_are_listed_with_the_default_first(
-    chromium: Chromium, standin: StandIn
-) -> None:
-    """A pattern is no model; without a default route none is offered."""
-    standin.models = ("gpt2", "*/*", "default")
-    async with open_page(chromium, standin) as tab:
-        assert await options(tab) == ["default", "gpt2", "Another model …"]
-    standin.models = ("gpt2", "story")
-    async with open_page(chromium, standin) as tab:
-        assert await options(tab) == ["gpt2", "story", "Another model …"]
-        assert (await send(tab, standin)).json["model"] == "gpt2"
-
-
-async def test_a_key_is_sent_as_a_bearer_and_written_nowhere(
-    chromium: Chromium, standin: StandIn
-) -> None:
-    standin.needs_key = "kh_secret"
-    async with chromium.tab(f"{standin.url}/") as tab:
-        await tab.until("!document.querySelector('#model-note').hidden")
-        note = await tab.text("#model-note")
-        assert note == "The models could not be listed. A key is needed."
-        assert await options(tab) == ["default", "Another model …"]
-        await fill(tab, key="kh_secret")
-        asked = await send(tab, standin)
-        await tab.until("document.querySelector('#model').options.length > 2")
-        assert await tab.read("document.querySelector('#model-note').hidden")
-        assert asked.headers["authorization"] == "Bearer kh_secret"
-        assert "KEYHOLE_KEY" in await tab.text(".code")
-        assert "kh_secret" not in await tab.read("document.documentElement.outerHTML")
-        assert await tab.read("document.querySelector('#key').type") == "password"
-
-
-async def test_what_the_form_refuses_is_not_sent(opened: Opener, standin: StandIn) -> None:
+async def test_what_the_form_refuses_is_not_sent(opened: Opener, live: Live) -> None:
     """A folded setting that is wrong is unfolded; no prompt at all is refused."""
+    call = live.call()
     async with opened(width=390) as tab:
         await tab.click("#send")
         assert await tab.focused() == "prompt"
-        await tab.type("Hello")
+        await tab.type(call.prompt)
         assert not await tab.read("document.querySelector('#settings').open")
         await tab.read("document.querySelector('#temperature').value = '-1'")
         await tab.press("Control+Enter")
         await tab.until("document.querySelector('#settings').open")
         assert await tab.text("#status") == ""
-        await fill(tab, temperature="1")
+        await fill(tab, temperature="1.5")
         await tab.press("Control+Enter")
-        assert (await standin.asked()).json["parameters"]["temperature"] == 1
-    assert standin.waiting == 0
+        call.go_on()
+        await tab.until(has_come_to("done"))
+    (seen,) = call.requests
+    assert seen.json["parameters"]["temperature"] == 1.5
 
 
-async def test_nothing_is_kept(tab: Tab, standin: StandIn) -> None:
+async def test_nothing_is_kept(tab: Tab, live: Live) -> None:
     """Not in any store, not for the one who presses Back, not over a reload."""
+    call = live.call(answer=pieces("A private answer."))
     await fill(tab, key="kh_secret", temperature="0.5")
-    asked = await send(tab, standin, "A private thing")
-    await asked.say("A private answer.")
-    await asked.finish()
-    await tab.until(DONE)
+    await enter(tab, f"A private thing. {call.prompt}")
+    await tab.until(has_come_to("done"))
     stores = "[localStorage.length, sessionStorage.length, document.cookie, history.state]"
     assert await tab.read(stores) == [0, 0, "", None]
     assert await tab.read("indexedDB.databases()") == []
     assert await tab.read("caches.keys()") == []
-    for leave in (tab.go("about:blank"), tab.go(f"{standin.url}/")):
+    for leave in (tab.go("about:blank"), tab.go(f"{live.url}/")):
         await leave
     await tab.back()
     await tab.back()
@@ -371,14 +262,3 @@ async def test_nothing_is_kept(tab: Tab, standin: StandIn) -> None:
     values = "['prompt', 'key', 'temperature'].map((id) => document.getElementById(id).value)"
     assert await tab.read(values) == ["", "", ""]
     assert "private" not in await tab.read("document.documentElement.outerHTML")
-
-
-async def test_the_page_works_below_a_prefix(chromium: Chromium) -> None:
-    """As in a Flask blueprint: its files, its calls and its snippets are below it too."""
-    async with StandIn("/ai") as standin, open_page(chromium, standin) as tab:
-        asked = await send(tab, standin)
-        assert asked.path == "/generate"
-        await asked.finish("Hello back")
-        await tab.until(DONE)
-        assert f"{standin.url}/generate" in await tab.text("#code-text")
-        assert standin.unknown == []
