@@ -30,6 +30,8 @@ from standins.models.scenes import mark_in
 
 MODEL = "tiny/model"
 """The stand-in's, which is the default too."""
+PATTERN = "*/*"
+"""What is routed to the stand-in too; no model's name, so the page does not offer it."""
 ENGINE_MODEL = "keyhole-demo"
 
 
@@ -49,16 +51,16 @@ class Call:
         """Let the upstream's stream go on to its end."""
         self._live.servers.gate(self._call_id).open()
 
-    async def arrived(self) -> Seen:
-        """The upstream's request, once it is there."""
+    async def arrived(self, count: int = 1) -> Seen:
+        """The upstream's first request, or the one of that number, once it is there."""
         async with _patience("no request has come"):
-            while not self.requests:
+            while len(self.requests) < count:
                 await self._live.upstream.wait_for_requests(len(self._live.upstream.requests) + 1)
-        return self.requests[0]
+        return self.requests[count - 1]
 
-    async def left(self) -> None:
-        """Wait until the upstream saw its connection closed in the middle of its stream."""
-        seen = await self.arrived()
+    async def left(self, count: int = 1) -> None:
+        """Wait until the upstream saw that connection closed in the middle of its stream."""
+        seen = await self.arrived(count)
         async with _patience("the upstream's connection is still open"):
             while not self.is_left(seen):  # noqa: ASYNC110  # the stand-in only looks now and then
                 await asyncio.sleep(0.005)
@@ -120,7 +122,7 @@ def pieces(*texts: str | Gate) -> Streamed:
 
 def _configuration(upstream_url: str) -> str:
     lines = ["[upstream.tiny]", 'kind = "tgi"', f'url = "{upstream_url}/tgi"']
-    for name in ("default", MODEL):
+    for name in ("default", MODEL, PATTERN):
         lines += [f'[route."{name}"]', f'targets = ["tiny/{MODEL}"]']
     return "\n".join(lines) + "\n"
 

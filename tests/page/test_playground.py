@@ -10,7 +10,7 @@ from keyhole.dialects.generate import UPSTREAM_FAILED
 from page.chromium import Tab
 from page.conftest import Opener
 from page.driving import SPOKEN, choose, enter, fill, has_come_to, models, shows
-from page.live import ENGINE_MODEL, MODEL, Live, pieces
+from page.live import ENGINE_MODEL, MODEL, PATTERN, Live, pieces
 from standins import Gate, Reply
 from standins.models import PROMPT_TOKENS, TEXT, Scene, completion_tokens
 
@@ -209,7 +209,7 @@ async def test_every_setting_is_sent(tab: Tab, live: Live) -> None:
 async def test_a_model_that_is_not_listed_can_be_named(tab: Tab, live: Live) -> None:
     await choose(tab, "/")
     assert await tab.focused() == "other-model"
-    await tab.type(MODEL)
+    await tab.type("meta-llama/Llama-3.3-70B-Instruct:groq")
     call = live.call()
     call.go_on()
     await enter(tab, call.prompt)
@@ -218,10 +218,12 @@ async def test_a_model_that_is_not_listed_can_be_named(tab: Tab, live: Live) -> 
 
 
 async def test_the_models_are_listed_with_the_default_first(tab: Tab) -> None:
+    """A pattern is no model, so it is not offered."""
     listed = await models(tab)
     assert listed[0] == "default"
     assert listed[-1] == "Another model …"
     assert {ENGINE_MODEL, MODEL} < set(listed)
+    assert PATTERN not in listed
 
 
 async def test_what_the_form_refuses_is_not_sent(opened: Opener, live: Live) -> None:

@@ -8,11 +8,13 @@ import pytest
 
 from page.chromium import Tab
 from page.conftest import Opener
-from page.standin import StandIn
+from page.driving import SPOKEN, choose, fill, has_come_to
+from page.live import Live, pieces
+from standins import Gate, Streamed
+from standins.models import Scene
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
-DONE = "document.querySelector('#answer').dataset.state === 'done'"
 TAB_ORDER = (
     *("prompt", "model", "stop", "send"),
     *("", "max-new-tokens", "temperature", "top-p", "seed", "stop-texts", "key"),
@@ -38,30 +40,31 @@ CONTRAST = """((selector, property) => {
 })"""
 
 
-async def test_everything_works_by_keyboard_alone(tab: Tab, standin: StandIn) -> None:
+async def test_everything_works_by_keyboard_alone(tab: Tab, live: Live) -> None:
+    call = live.call(Scene.LEFT)
     await tab.press("Tab")
     assert await tab.focused() == "prompt"
-    await tab.type("Hello")
+    await tab.type(call.prompt)
     await tab.press("Enter")
     await tab.type("there")
     await tab.press("Control+Enter")
-    asked = await standin.asked()
-    assert asked.json["input"] == "Hello\nthere"
-    await asked.say("It was")
+    assert (await call.arrived()).json["inputs"] == f"{call.prompt}\nthere"
+    await tab.until(has_come_to("streaming"))
     await tab.press("Escape")
-    await asked.left()
-    await tab.until("document.querySelector('#status').textContent === 'Stopped'")
+    await call.left()
+    await tab.until(has_come_to("stopped"))
     assert await tab.focused() == "prompt"
     for _ in range(3):
         await tab.press("Tab")
     assert await tab.focused() == "send"
     await tab.press("Space")
-    again = await standin.asked()
+    await call.arrived(2)
+    await tab.until(has_come_to("streaming"))
     await tab.press("Shift+Tab")
     assert await tab.focused() == "stop"
     await tab.press("Enter")
-    await again.left()
-    await tab.until("document.querySelector('#status').textContent === 'Stopped'")
+    await call.left(2)
+    await tab.until(has_come_to("stopped"))
     assert await tab.focused() == "stop"
 
 
@@ -121,67 +124,72 @@ def takes_focus(node: Any) -> bool:
     )
 
 
-async def test_an_answer_is_read_aloud_in_whole_sentences(tab: Tab, standin: StandIn) -> None:
+async def test_an_answer_is_read_aloud_in_whole_sentences(tab: Tab, live: Live) -> None:
     """A sentence is told once it is whole; what is unfinished is only seen."""
+    gate = Gate()
+    call = live.call(answer=pieces("It was", " night. ", "The la", gate, "mp burned"))
     await tab.click("#prompt")
-    await tab.type("Hello")
+    await tab.type(call.prompt)
     await tab.press("Control+Enter")
-    asked = await standin.asked()
-    spoken = "document.querySelector('#spoken').textContent"
-    await asked.say("It was", " night. ", "The la")
     await tab.until("document.querySelector('#unspoken').textContent === 'The la'")
-    assert await tab.read(spoken) == "It was night. "
-    await asked.say("mp burned")
-    await asked.finish()
-    await tab.until(DONE)
-    assert await tab.read(spoken) == "It was night. The lamp burned"
+    assert await tab.read(SPOKEN) == "It was night. "
+    gate.open()
+    await tab.until(has_come_to("done"))
+    assert await tab.read(SPOKEN) == "It was night. The lamp burned"
     assert await tab.read("document.querySelector('#spoken').ariaLive") == "polite"
     assert await tab.read("document.querySelector('#unspoken').ariaHidden") == "true"
 
 
 @pytest.mark.parametrize("width", [320, 390])
-async def test_a_phone_never_scrolls_sideways(opened: Opener, standin: StandIn, width: int) -> None:
+async def test_a_phone_never_scrolls_sideways(opened: Opener, live: Live, width: int) -> None:
     """Not with settings unfolded, words without end, an error, or any language's code."""
+    call = live.call(answer=cut_off("y" * 300))
     async with opened(width=width, height=844) as tab:
         assert not await tab.read("document.querySelector('#settings').open")
         await tab.click("#prompt")
-        await tab.type("x" * 300)
+        await tab.type(call.prompt + "x" * 300)
         await tab.click("#settings summary")
-        await tab.read("document.querySelector('#model').value = '/'")
-        await tab.read("document.querySelector('#model').dispatchEvent(new Event('input'))")
-        await tab.click("#other-model")
-        await tab.type("an-owner/a-model-with-a-rather-long-name:provider")
+        await name_model(tab, "an-owner/a-model-with-a-rather-long-name:provider")
         await tab.press("Control+Enter")
-        asked = await standin.asked()
-        await asked.say("y" * 300)
-        await asked.frame({"error": "z" * 300, "code": "c" * 60}, is_last=True)
-        await tab.until("document.querySelector('#answer').dataset.state === 'failed'")
+        await tab.until(has_come_to("failed"))
+        assert "y" * 300 in await tab.text("#text")
         for language in ("curl", "curl-stream", "openai", "hub", "javascript", "script"):
             await tab.click(f"#tab-{language}")
-            assert await tab.read("document.documentElement.scrollWidth") == width
-        edges = "[...document.querySelectorAll('main *:not(pre *, .unseen)')]"
-        assert (
-            await tab.read(
-                f"{edges}.filter((each) => each.getBoundingClientRect().right > {width})"
-                ".map((each) => each.id || each.tagName)"
-            )
-            == []
-        )
+            await fits(tab, width)
+        await name_model(tab, "z" * 96)
+        await tab.press("Control+Enter")
+        await tab.until("document.querySelector('#problem').innerText.includes('z'.repeat(96))")
+        await fits(tab, width)
+
+
+def cut_off(text: str) -> Streamed:
+    """A stream that breaks off behind a text."""
+    return Streamed(pieces(text, "").pieces[:1], is_cut=True)
+
+
+async def name_model(tab: Tab, name: str) -> None:
+    """Give a name that the list has not."""
+    await choose(tab, "/")
+    await fill(tab, other_model=name)
+
+
+async def fits(tab: Tab, width: int) -> None:
+    """Nothing is wider than the window, but code, which scrolls in its own box."""
+    assert await tab.read("document.documentElement.scrollWidth") == width
+    edges = "[...document.querySelectorAll('main *:not(pre *, .unseen)')]"
+    wide = f"{edges}.filter((each) => each.getBoundingClientRect().right > {width})"
+    assert await tab.read(f"{wide}.map((each) => each.id || each.tagName)") == []
 
 
 @pytest.mark.parametrize("is_dark", [False, True])
-async def test_light_and_dark_can_both_be_read(
-    opened: Opener, standin: StandIn, is_dark: bool
-) -> None:
+async def test_light_and_dark_can_both_be_read(opened: Opener, live: Live, is_dark: bool) -> None:
     """Text has a contrast of 4.5 to 1, the edges of fields 3 to 1 (WCAG 2.2, AA)."""
+    call = live.call(answer=cut_off("It was"))
     async with opened(is_dark=is_dark) as tab:
         await tab.click("#prompt")
-        await tab.type("Hello")
+        await tab.type(call.prompt)
         await tab.press("Control+Enter")
-        asked = await standin.asked()
-        await asked.say("It was")
-        await asked.frame({"error": "It broke.", "code": "broken"}, is_last=True)
-        await tab.until("document.querySelector('#answer').dataset.state === 'failed'")
+        await tab.until(has_come_to("failed"))
         paper = await tab.read("getComputedStyle(document.body).backgroundColor")
         assert (sum(int(part) for part in paper[4:-1].split(",")) < 3 * 60) is is_dark
         for selector in (

@@ -8,7 +8,7 @@ import pytest
 
 from page.chromium import Chromium, Tab
 from page.conftest import open_page
-from page.driving import choose, enter, fill, has_come_to, models, shows
+from page.driving import enter, fill, has_come_to, models, shows
 from page.standin import REQUEST_ID, Asked, StandIn
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -128,19 +128,7 @@ async def test_a_server_that_is_gone_is_words(chromium: Chromium) -> None:
     await tab_of.__aexit__(None, None, None)
 
 
-async def test_a_models_provider_is_part_of_its_name(tab: Tab, standin: StandIn) -> None:
-    await choose(tab, "/")
-    await tab.type("meta-llama/Llama-3.3-70B-Instruct:groq")
-    asked = await send(tab, standin)
-    assert asked.json["model"] == "meta-llama/Llama-3.3-70B-Instruct:groq"
-
-
-async def test_a_pattern_is_no_model_and_a_default_may_be_missing(
-    chromium: Chromium, standin: StandIn
-) -> None:
-    standin.models = ("gpt2", "*/*", "default")
-    async with open_page(chromium, standin.url) as tab:
-        assert await models(tab) == ["default", "gpt2", "Another model …"]
+async def test_without_a_default_none_is_offered(chromium: Chromium, standin: StandIn) -> None:
     standin.models = ("gpt2", "story")
     async with open_page(chromium, standin.url) as tab:
         assert await models(tab) == ["gpt2", "story", "Another model …"]
