@@ -145,8 +145,7 @@ async def test_an_upstreams_refusal_is_words_with_its_request(tab: Tab, live: Li
     await tab.until(has_come_to("failed"))
     assert await tab.text("#problem") == (
         f"{UPSTREAM_FAILED}\n"
-        "Upstream 'tiny' is overloaded (429). Try again later.\n"
-        "Worth another try: in 20 s.\n"
+        "Upstream 'tiny' is overloaded (429). Try again in about 20 s.\n"
         "502 · upstream_rate_limited"
     )
     request_id = (await call.arrived()).header("x-request-id")

@@ -73,13 +73,13 @@ async def test_a_text_that_comes_only_at_the_end_is_shown(tab: Tab, standin: Sta
         (b"<h1>Bad Gateway</h1>", "The server answered 503 and did not say why."),
         (b"[]", "The server answered 503 and did not say why."),
         (b'{"error": {"message": "Loading", "code": "x"}}', "Loading"),
-        (b'{"error": "Loading", "estimated_time": 20}', "Loading"),
+        (b'{"error": "Loading", "estimated_time": 20}', "Loading\nWorth another try: in 20 s."),
     ],
 )
 async def test_any_refusal_is_words(tab: Tab, standin: StandIn, body: bytes, words: str) -> None:
     """From a proxy in between, or in another dialect."""
     asked = await send(tab, standin)
-    await asked.begin(503)
+    await asked.begin(503, retry_after="20")
     await asked.write(body, is_last=True)
     await tab.until(has_come_to("failed"))
     assert (await tab.text("#problem")).startswith(words)

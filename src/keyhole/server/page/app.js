@@ -98,10 +98,12 @@ function showProblem(error) {
   const failure = error instanceof Failure ? error : new Failure(`The page failed: ${error.message}`);
   end("failed", "Failed");
   const facts = [failure.status || "", failure.code].filter(Boolean).join(" · ");
+  // Keyhole's own words say when; those of a proxy in between need not.
+  const isTimeTold = !failure.retryAfter || /\bTry again in\b/.test(failure.detail);
   $("problem").replaceChildren(
     paragraph(failure.message, "words"),
     ...(failure.detail ? [paragraph(failure.detail)] : []),
-    ...(failure.retryAfter ? [paragraph(`Worth another try: ${when(failure.retryAfter)}.`)] : []),
+    ...(isTimeTold ? [] : [paragraph(`Worth another try: ${when(failure.retryAfter)}.`)]),
     ...(facts ? [paragraph(facts, "facts")] : []),
   );
   $("request-id").textContent = failure.requestId;
