@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 from page.chromium import Chromium, Tab
 from page.conftest import open_page
-from page.standin import Asked, StandIn
+from page.driving import has_come_to
+from page.live import Live, pieces
+from standins import Gate, Reply
 
 PROMPT = "Write the first lines of a story about a lighthouse keeper."
 ANSWER = (
@@ -21,42 +24,34 @@ ANSWER = (
     "again, small and yellow, and a figure beside it that did not move when she called."
 )
 SIZES = {"light": (1200, False), "dark": (1200, True), "phone": (390, False), "night": (390, True)}
-PROBLEM = {
-    "error": "Could not connect to the text generation service.",
-    "detail": "Hugging Face refused the token (401). Run hf auth login, or set HF_TOKEN.",
-    "code": "upstream_token_refused",
-    "request_id": "01936f2e-7c1a-7b52-9d0e-3f6a5c8b1e47",
-}
+BUSY = {"error": "Model is overloaded", "error_type": "overloaded"}
 
 
 async def main(folder: Path) -> None:
     """Each size in each state."""
-    async with StandIn() as standin, Chromium.started() as chromium:
-        for name, (width, is_dark) in SIZES.items():
-            height = 844 if width < 600 else 900
-            async with open_page(
-                chromium, standin, width=width, height=height, is_dark=is_dark
-            ) as tab:
-                for state, picture in (await take(tab, standin)).items():
-                    (folder / f"{name}-{state}.png").write_bytes(picture)
+    with tempfile.TemporaryDirectory() as home:
+        async with Live.started(Path(home)) as live, Chromium.started() as chromium:
+            for name, (width, is_dark) in SIZES.items():
+                height = 844 if width < 600 else 900
+                async with open_page(
+                    chromium, live.url, width=width, height=height, is_dark=is_dark
+                ) as tab:
+                    for state, picture in (await take(tab, live)).items():
+                        (folder / f"{name}-{state}.png").write_bytes(picture)
 
 
-async def take(tab: Tab, standin: StandIn) -> dict[str, bytes]:
+async def take(tab: Tab, live: Live) -> dict[str, bytes]:
     """Pictures by the state that they show."""
     taken = {"empty": await tab.picture()}
-    await tab.click("#prompt")
-    await tab.type(PROMPT)
-    asked = await send(tab, standin)
-    await say(asked, ANSWER[:86])
+    gate = Gate()
+    await send(tab, live, [*told(ANSWER[:86]), gate, *told(ANSWER[86:])])
     await tab.until(f"document.querySelector('#text').textContent.includes({ANSWER[:86]!r})")
     taken["writing"] = await tab.picture()
-    await say(asked, ANSWER[86:])
-    await asked.finish(usage=(14, 58))
-    await state(tab, "done")
+    gate.open()
+    await tab.until(has_come_to("done"))
     taken["done"] = await tab.picture()
-    asked = await send(tab, standin)
-    await asked.reply(502, PROBLEM, retry_after="20")
-    await state(tab, "failed")
+    await send(tab, live, Reply.json(BUSY, 429, retry_after="20"))
+    await tab.until(has_come_to("failed"))
     await tab.click("#tab-openai")
     if not await tab.read("document.querySelector('#settings').open"):
         await tab.click("#settings summary")
@@ -66,19 +61,17 @@ async def take(tab: Tab, standin: StandIn) -> dict[str, bytes]:
     return taken
 
 
-async def send(tab: Tab, standin: StandIn) -> Asked:
+async def send(tab: Tab, live: Live, answer: list[str | Gate] | Reply) -> None:
+    call = live.call(answer=answer if isinstance(answer, Reply) else pieces(*answer))
+    await tab.click("#prompt")
+    await tab.read("document.activeElement.select()")
+    await tab.type(PROMPT + call.prompt.removeprefix("Tell me of a fox."))
     await tab.press("Control+Enter")
-    return await standin.asked()
 
 
-async def say(asked: Asked, text: str) -> None:
-    for piece in re.findall(r" ?\S+|\s+", text):
-        await asked.say(piece)
-        await asyncio.sleep(0.01)
-
-
-async def state(tab: Tab, name: str) -> None:
-    await tab.until(f"document.querySelector('#answer').dataset.state === {name!r}")
+def told(text: str) -> list[str | Gate]:
+    """A text in pieces such as tokens are."""
+    return list(re.findall(r" ?\S+|\s+", text))
 
 
 if __name__ == "__main__":
