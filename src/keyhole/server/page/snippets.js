@@ -69,10 +69,13 @@ function hub(call, url, hasKey) {
     "pieces = client.text_generation(",
     `    ${text(call.input)},`,
     ...pythonArguments(call.parameters ?? {}),
+    // Without details the client prints the token that ends a text, such as </s>, too.
+    "    details=True,",
     "    stream=True,",
     ")",
     "for piece in pieces:",
-    '    print(piece, end="", flush=True)',
+    "    if not piece.token.special:",
+    '        print(piece.token.text, end="", flush=True)',
   ].join("\n");
 }
 
