@@ -99,7 +99,7 @@ function showProblem(error) {
   end("failed", "Failed");
   const facts = [failure.status || "", failure.code].filter(Boolean).join(" · ");
   // Keyhole's own words say when; those of a proxy in between need not.
-  const isTimeTold = !failure.retryAfter || /\bTry again in\b/.test(failure.detail);
+  const isTimeTold = !failure.retryAfter || /\bTry again (?:in|after)\b/.test(failure.detail);
   $("problem").replaceChildren(
     paragraph(failure.message, "words"),
     ...(failure.detail ? [paragraph(failure.detail)] : []),
