@@ -130,6 +130,12 @@ def decode_reason(body: bytes) -> Reason | None:
     return read_reason(only.get("details")) if isinstance(only, dict) else None
 
 
+def tells_error(body: bytes) -> bool:
+    """Whether a good answer's JSON is an object that tells an error."""
+    value = msgspec.json.decode(body)
+    return isinstance(value, dict) and bool(value.get("error"))
+
+
 def _rows(value: object, *, is_batch: bool) -> list[list[str]] | None:
     """The generated texts for each prompt; None where they are not in their usual place."""
     if isinstance(value, dict):
