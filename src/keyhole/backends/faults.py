@@ -18,6 +18,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -30,6 +32,7 @@ from keyhole.wire.call import Call
 from keyhole.wire.http import UpstreamResponse
 
 _HUGGING_FACE = frozenset({"hf-inference", "huggingface"})
+_HOST = "huggingface.co"
 _OLD_HOST = "api-inference.huggingface.co"
 _TRIVIAL = frozenset({"not found", "bad request", "unprocessable entity", "model not found"})
 
@@ -55,12 +58,17 @@ class _Case(Struct, frozen=True):
 
     @property
     def is_hugging_face(self) -> bool:
-        return self.target.upstream.kind in _HUGGING_FACE
+        return is_hugging_face(self.target.upstream)
 
     @property
     def table(self) -> str:
         """Where the configuration speaks of the upstream."""
         return f"[upstream.{self.target.upstream.name}]"
+
+    @property
+    def run(self) -> str:
+        """What stands before a command that is about the engine."""
+        return "Run" if is_our_engine(self.target.upstream) else "Run on its machine"
 
     @property
     def model_page(self) -> str:
@@ -192,7 +200,7 @@ def bad_answer(target: Target, response: UpstreamResponse) -> UpstreamError:
             what = "answered with JSON that is not what its kind of server sends"
             if isinstance(value, dict) and value.get("error"):
                 code, what = Code.UPSTREAM_ERROR, "answered with an error in place of a text"
-                hint = None if upstream.kind in _HUGGING_FACE else "Its own log may say why."
+                hint = None if is_hugging_face(upstream) else "Its own log may say why."
     return UpstreamError(
         code,
         f"{culprit(upstream)} {what} ({response.status}).",
@@ -203,9 +211,25 @@ def bad_answer(target: Target, response: UpstreamResponse) -> UpstreamError:
 
 def culprit(upstream: Upstream) -> str:
     """An upstream's name at the beginning of a sentence."""
-    if upstream.kind in _HUGGING_FACE:
+    if is_hugging_face(upstream):
         return "Hugging Face"
-    return "The engine" if upstream.kind == "engine" else f"Upstream '{upstream.name}'"
+    return "The engine" if is_our_engine(upstream) else f"Upstream '{upstream.name}'"
+
+
+def is_hugging_face(upstream: Upstream) -> bool:
+    """Whether it is Hugging Face itself, and not another server that speaks as it does."""
+    return upstream.kind in _HUGGING_FACE and _is_at_hugging_face(upstream.url)
+
+
+def is_our_engine(upstream: Upstream) -> bool:
+    """Whether it is the engine that this Keyhole runs, and not one of another machine."""
+    return upstream.kind == "engine" and upstream.url.startswith("unix:")
+
+
+@lru_cache(maxsize=64)
+def _is_at_hugging_face(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host == _HOST or host.endswith(f".{_HOST}")
 
 
 def read_retry_after(headers: Mapping[str, str]) -> str | None:
@@ -329,7 +353,7 @@ def _no_model(case: _Case) -> UpstreamError:
         return case.error(
             Code.MODEL_NOT_PULLED,
             f"does not have the model '{model}' yet",
-            hint=f"Run: keyhole model pull {model}",
+            hint=f"{case.run}: keyhole model pull {model}",
         )
     hint = f"Check the url in {case.table} and the model's name in the target '{case.target}'."
     if case.is_hugging_face:
@@ -347,7 +371,8 @@ def _no_model(case: _Case) -> UpstreamError:
 
 def _gone(case: _Case) -> UpstreamError:
     hint = f"Check the url in {case.table} and the model's name in the target '{case.target}'."
-    if _OLD_HOST in case.target.upstream.url or case.said.mentions("no longer supported"):
+    is_retired = case.is_hugging_face and case.said.mentions("no longer supported")
+    if is_retired or _OLD_HOST in case.target.upstream.url:
         hint = (
             f"The host {_OLD_HOST} is retired: in {case.table} set url ="
             ' "https://router.huggingface.co/hf-inference", or kind = "huggingface" for chat'
@@ -382,7 +407,7 @@ def _failed(case: _Case) -> UpstreamError:
         return case.error(
             Code.UPSTREAM_ERROR,
             f"cannot run the model '{case.target.model}'",
-            hint="Run: keyhole model list",
+            hint=f"{case.run}: keyhole model list",
         )
     what = "failed while it generated" if case.response.status == 424 else "failed"
     hint = case.when() if case.is_hugging_face else "Its own log may say why."
