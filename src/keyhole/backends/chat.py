@@ -97,7 +97,8 @@ class OpenAiFormat:
 
     def fault(self, call: Call, target: Target, response: UpstreamResponse) -> UpstreamError:
         """As the protocol says."""
-        return faults.explain(call, target, response)
+        is_same = self._same(call, target) is not None
+        return faults.explain(call, target, response, is_same_format=is_same)
 
     def probe_path(self, target: Target) -> str:  # noqa: ARG002  # the same for every model
         """The list of models that are served."""

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
-from keyhole.backends.words import Said, is_page, listen, repeatable
+from keyhole.backends.words import Said, is_page, listen, repeatable, repeatable_word
 from keyhole.catalog import Target, Upstream
 from keyhole.dialects.base import StreamFailedError
 from keyhole.errors import Code, UpstreamError
@@ -55,6 +55,8 @@ class _Case(Struct, frozen=True):
     said: Said
     streamed: StreamFailedError | None = None
     """The failure in its stream that the response stands for."""
+    is_same_format: bool = False
+    """Whether it answers a request in the client's own format."""
 
     @property
     def is_hugging_face(self) -> bool:
@@ -87,7 +89,7 @@ class _Case(Struct, frozen=True):
             else:
                 left_out = "What it said is left out, for it repeats the prompt or a secret."
                 hint = f"{left_out} {hint}" if hint else left_out
-        return UpstreamError(
+        error = UpstreamError(
             code,
             f"{message}.",
             hint=hint,
@@ -95,6 +97,15 @@ class _Case(Struct, frozen=True):
             retry_after=self._retry_after(),
             model=self.call.model or self.target.model,
         )
+        error.estimated_time_s = self.said.estimated_time_s
+        if is_quoting and self.is_same_format:
+            error.upstream_code = self._word(self.said.code)
+            error.upstream_param = self._word(self.said.param)
+        return error
+
+    def _word(self, word: str) -> str | None:
+        """A word of its own that the client's programs know, if it may be repeated."""
+        return repeatable_word(word, self.call, self.target.upstream.secret)
 
     def _where(self) -> str:
         if self.streamed is None:
@@ -120,9 +131,14 @@ class _Case(Struct, frozen=True):
         return f"Try again in about {math.ceil(float(told))} s."
 
 
-def explain(call: Call, target: Target, response: UpstreamResponse) -> UpstreamError:
-    """What a response that is not a 200 means; never raises."""
-    case = _Case(call, target, response, listen(response))
+def explain(
+    call: Call, target: Target, response: UpstreamResponse, *, is_same_format: bool = False
+) -> UpstreamError:
+    """What a response that is not a 200 means; never raises.
+
+    Its own code, and the field that it names, are kept where the client speaks its format.
+    """
+    case = _Case(call, target, response, listen(response), is_same_format=is_same_format)
     return (_by_sign(case) or _BY_STATUS.get(response.status, _other))(case)
 
 

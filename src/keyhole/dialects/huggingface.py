@@ -214,8 +214,10 @@ class HuggingFaceDialect:
         """{"error": TEXT}, with `estimated_time` or `warnings` where that API had them."""
         body: dict[str, Any] = {"error": _words(error)}
         if error.code == Code.UPSTREAM_LOADING and isinstance(error, UpstreamError):
-            told = error.retry_after or ""
-            body["estimated_time"] = float(told if told.isdigit() else LOADING_S)
+            estimate, told = error.estimated_time_s, error.retry_after or ""
+            if estimate is None:
+                estimate = float(told if told.isdigit() else LOADING_S)
+            body["estimated_time"] = estimate
         elif error.code == Code.UPSTREAM_ERROR:
             body["warnings"] = [f"There was an inference error: {error.message}"]
         status = status_of(error, invalid=400)
