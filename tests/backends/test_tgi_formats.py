@@ -181,6 +181,33 @@ class TestTgisOwnFormat:
             sent(kind, call)
         assert caught.value.code == Code.UNSUPPORTED_PARAMETER
 
+    @pytest.mark.parametrize(
+        ("name", "body"),
+        [
+            ("tgi", {"inputs": "x", "parameters": {"frequency_penalty": 0.5}}),
+            ("hf", {"inputs": "x", "parameters": {"frequency_penalty": 0.5}}),
+            ("completion", {"model": "m", "prompt": "x", "frequency_penalty": 0.5}),
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["openai", "huggingface"])
+    def test_a_frequency_penalty_is_the_same_everywhere(
+        self, kind: str, name: str, body: dict[str, Any]
+    ) -> None:
+        (request,) = sent(kind, asked(name, body))
+        assert request["frequency_penalty"] == 0.5
+        assert sent_to_stream(kind, asked(name, body))["frequency_penalty"] == 0.5
+
+    def test_a_frequency_penalty_of_nothing_is_not_carried(self) -> None:
+        for value in (0, None):
+            body = {"inputs": "x", "parameters": {"frequency_penalty": value}}
+            assert "frequency_penalty" not in sent("openai", asked("tgi", body))[0]
+
+    @pytest.mark.parametrize("parameters", [None, {"frequency_penalty": None}, {}])
+    def test_a_frequency_penalty_in_the_wrong_place_is_not_lost(self, parameters: Any) -> None:
+        body = {"inputs": "x", "frequency_penalty": 0.5, "parameters": parameters}
+        with pytest.raises(ClientError, match="'frequency_penalty' cannot be asked"):
+            sent("openai", asked("tgi", body))
+
 
 class TestTheHostedFormat:
     def test_it_goes_on_as_it_came_where_it_is_spoken(self) -> None:

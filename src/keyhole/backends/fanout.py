@@ -157,9 +157,10 @@ def client_word(call: Call, name: str) -> str:
 
 def refuse_unaccepted(call: Call, target: Target) -> None:
     """Raise ClientError for what the OpenAI format lacks and the upstream is not said to take."""
-    upstream = target.upstream
-    for name in ("top_k", "repetition_penalty"):
-        if getattr(call.parameters, name) is not None and name not in upstream.accepts:
+    upstream, wanted = target.upstream, call.parameters
+    penalty = None if wanted.repetition_penalty == 1 else wanted.repetition_penalty
+    for name, value in (("top_k", wanted.top_k), ("repetition_penalty", penalty)):
+        if value is not None and name not in upstream.accepts:
             raise ClientError(
                 Code.UNSUPPORTED_PARAMETER,
                 f"'{name}' cannot be asked of '{target}': its format has no such parameter.",
