@@ -117,3 +117,23 @@ def test_the_lines_for_an_ollama_are_a_configuration_that_works(tmp_path, model)
     assert str(route.targets[0]) == f"ollama/{model}"
     assert route.targets[0].upstream.url == "http://127.0.0.1:11434/v1"
     assert "Ollama is running" not in said(given, tmp_path, ollama), "it is configured by now"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("huggingface", "a server like Hugging Face's router"),
+        ("hf-inference", "a server like Hugging Face's older API"),
+        ("engine", "another Keyhole's engine"),
+    ],
+)
+def test_a_server_elsewhere_is_not_called_what_its_kind_is_named_after(tmp_path, kind, words):
+    text = said(
+        settings(
+            tmp_path,
+            f'[upstream.lab]\nkind = "{kind}"\nurl = "http://10.0.0.7:8080"\n'
+            '[route.m]\ntargets = ["lab/m"]\n',
+        ),
+        tmp_path,
+    )
+    assert row(text, "m").endswith(words)

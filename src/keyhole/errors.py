@@ -125,6 +125,12 @@ class UpstreamError(KeyholeError):
         """The status that the upstream answered with; None if it never answered."""
         self.retry_after = retry_after
         """When the upstream says to come back: whole seconds or a date; None if it does not."""
+        self.estimated_time_s: float | None = None
+        """How long the upstream thinks that its model still loads; None if it does not say."""
+        self.upstream_code: str | None = None
+        """Its own word for a request that it refused, if it is of the client's own format."""
+        self.upstream_param: str | None = None
+        """The field that it refused; likewise."""
 
 
 class GatewayError(KeyholeError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from keyhole import __version__
+from keyhole.backends.faults import is_hugging_face, is_our_engine
 from keyhole.catalog import AS_ASKED, Route, Upstream
 from keyhole.config import Settings
 
@@ -22,6 +23,11 @@ _KIND_WORDS = {
     "hf-inference": "Hugging Face's older API",
     "tgi": "a TGI server",
     "openai": "an OpenAI-style server",
+}
+_ELSEWHERE_WORDS = {
+    "engine": "another Keyhole's engine",
+    "huggingface": "a server like Hugging Face's router",
+    "hf-inference": "a server like Hugging Face's older API",
 }
 
 
@@ -110,15 +116,23 @@ def _first_ask(settings: Settings) -> dict[str, str] | None:
 
 def _why(route: Route, settings: Settings, engine_models: Collection[str]) -> str:
     target = route.targets[0]
-    is_ours = target.upstream.kind == "engine" and target.upstream.url.startswith("unix:")
-    if is_ours and target.model not in engine_models:
+    if is_our_engine(target.upstream) and target.model not in engine_models:
         return f"not here yet; run: keyhole model pull {target.model}"
     if str(target) == DEMO_TARGET:
         return "the story model that Keyhole carries"
-    words = _KIND_WORDS.get(target.upstream.kind, target.upstream.kind)
+    words = _words(target.upstream)
     if target.model == AS_ASKED:
         words = f"any such model at {words}"
     return words + _with_token(target.upstream, settings)
+
+
+def _words(upstream: Upstream) -> str:
+    """What the upstream is; by where it is, where only one place is meant by its kind."""
+    kind = upstream.kind
+    is_elsewhere = (kind in _ELSEWHERE_WORDS) and not (
+        is_hugging_face(upstream) or is_our_engine(upstream)
+    )
+    return (_ELSEWHERE_WORDS if is_elsewhere else _KIND_WORDS).get(kind, kind)
 
 
 def _with_token(upstream: Upstream, settings: Settings) -> str:

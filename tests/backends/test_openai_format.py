@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from upstreams import BACKENDS, make_call, make_target
+from upstreams import BACKENDS, TOKEN, make_call, make_target
 
 from keyhole.backends.base import Stream
 from keyhole.catalog import Target
@@ -262,3 +262,62 @@ class TestAnswer:
         assert answer.verbatim is None
         body = json.loads(OPENAI.encode(call, answer, STAMP))
         assert [choice["text"] for choice in body["choices"]] == ["0", "1"]
+
+
+class TestFault:
+    """What an upstream of the client's own format says of a request is said in its words."""
+
+    @staticmethod
+    def told(call: Call, target: Target, status: int = 400, **error: Any) -> Any:
+        body = json.dumps({"error": {"message": "no", "type": "t", **error}}).encode()
+        response = UpstreamResponse(status=status, headers={}, body=body)
+        fault = BACKENDS[target.upstream.kind].fault(call, target, response)
+        return json.loads(OPENAI.refuse(fault, "the-id").body)["error"]
+
+    @pytest.mark.parametrize(
+        ("code", "param"),
+        [("context_length_exceeded", "messages"), ("invalid_value", "messages[0].content")],
+    )
+    @pytest.mark.parametrize("target", [CHATTY, ROUTER])
+    def test_its_code_and_the_field_are_handed_on(
+        self, target: Target, code: str, param: str
+    ) -> None:
+        error = self.told(chat(), target, code=code, param=param)
+        assert (error["code"], error["param"]) == (code, param)
+
+    @pytest.mark.parametrize(
+        "word",
+        [
+            "",
+            None,
+            400,
+            ["a"],
+            "Two words",
+            "a" * 65,
+            TOKEN,
+            TOKEN[:14],
+            f"x.{TOKEN}",
+            "the_secret_plan_of_foxes",
+            "a\n",
+        ],
+    )
+    def test_what_is_no_word_or_must_stay_here_is_not(self, word: Any) -> None:
+        call = chat(messages=[{"role": "user", "content": "Tell the secret plan of foxes"}])
+        error = self.told(call, CHATTY, code=word, param=word)
+        assert (error["code"], error["param"]) == ("upstream_refused_request", None)
+
+    @pytest.mark.parametrize(
+        ("call", "target", "status", "code"),
+        [
+            (text(), CHATTY, 400, "upstream_refused_request"),
+            (make_call(), CHATTY, 400, "upstream_refused_request"),
+            (chat(), CHATTY, 401, "upstream_token_refused"),
+            (chat(), CHATTY, 500, "upstream_error"),
+            (chat(), CHATTY, 404, "model_not_found"),
+        ],
+    )
+    def test_of_a_translated_request_or_of_the_operators_affairs_they_are_not(
+        self, call: Call, target: Target, status: int, code: str
+    ) -> None:
+        error = self.told(call, target, status, code="their_own")
+        assert (error["code"], error["param"]) == (code, None)

@@ -29,6 +29,7 @@ from keyhole.wire.http import Head, UpstreamResponse
 
 TGI_KINDS = ("tgi", "engine")
 TGI_TEXT = {"generated_text": " end", "details": {"finish_reason": "eos_token"}}
+TEXT_IN_LIST = [{"generated_text": " end"}]
 COUNTS = {"x-prompt-tokens": "3", "x-generated-tokens": "2"}
 LAST = (
     b'{"index":1,"token":{"id":9,"text":" end","logprob":-1.0,"special":false},'
@@ -180,6 +181,33 @@ class TestTgisOwnFormat:
             sent(kind, call)
         assert caught.value.code == Code.UNSUPPORTED_PARAMETER
 
+    @pytest.mark.parametrize(
+        ("name", "body"),
+        [
+            ("tgi", {"inputs": "x", "parameters": {"frequency_penalty": 0.5}}),
+            ("hf", {"inputs": "x", "parameters": {"frequency_penalty": 0.5}}),
+            ("completion", {"model": "m", "prompt": "x", "frequency_penalty": 0.5}),
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["openai", "huggingface"])
+    def test_a_frequency_penalty_is_the_same_everywhere(
+        self, kind: str, name: str, body: dict[str, Any]
+    ) -> None:
+        (request,) = sent(kind, asked(name, body))
+        assert request["frequency_penalty"] == 0.5
+        assert sent_to_stream(kind, asked(name, body))["frequency_penalty"] == 0.5
+
+    def test_a_frequency_penalty_of_nothing_is_not_carried(self) -> None:
+        for value in (0, None):
+            body = {"inputs": "x", "parameters": {"frequency_penalty": value}}
+            assert "frequency_penalty" not in sent("openai", asked("tgi", body))[0]
+
+    @pytest.mark.parametrize("parameters", [None, {"frequency_penalty": None}, {}])
+    def test_a_frequency_penalty_in_the_wrong_place_is_not_lost(self, parameters: Any) -> None:
+        body = {"inputs": "x", "frequency_penalty": 0.5, "parameters": parameters}
+        with pytest.raises(ClientError, match="'frequency_penalty' cannot be asked"):
+            sent("openai", asked("tgi", body))
+
 
 class TestTheHostedFormat:
     def test_it_goes_on_as_it_came_where_it_is_spoken(self) -> None:
@@ -324,10 +352,72 @@ class TestOtherFormats:
         with pytest.raises(ClientError, match="'tools' cannot be asked"):
             stream(kind, call)
 
-    @pytest.mark.parametrize("kind", TGI_KINDS)
-    def test_several_texts_are_not_streamed(self, kind: str) -> None:
-        with pytest.raises(ClientError, match="'n' asks for several texts"):
-            stream(kind, asked("completion", {"model": "m", "prompt": "x", "n": 2}))
+    def test_the_hosted_api_is_sent_no_stop_sequence_of_ours(self) -> None:
+        """A model that transformers runs refuses any; the reply is cut all the same."""
+        assert sent("hf-inference", asked("chat", TURN)) == [
+            {"inputs": "User: Hi\nAssistant:", "parameters": {"return_full_text": False}}
+        ]
+        body = TURN | {"stop": "END", "stream": True}
+        assert sent_to_stream("hf-inference", asked("chat", body))["parameters"]["stop"] == ["END"]
+
+        value = [{"generated_text": " Hello\nUser: And you?\nAssistant: Fine."}]
+        told = answered("hf-inference", "chat", TURN, value)
+        assert told["choices"][0]["message"]["content"] == "Hello"
+        reader = stream("hf-inference", asked("chat", TURN | {"stream": True})).reader
+        pieces = (" Hello", "\nUs", "er: And", " you?")
+        frames = [b'{"token":{"id":1,"text":%b}}' % json.dumps(piece).encode() for piece in pieces]
+        events = [event for frame in frames for event in reader.read(frame)]
+        assert "".join(event.text for event in events if isinstance(event, Delta)) == "Hello"
+
+    def test_the_hosted_api_gets_a_completion_in_its_own_terms(self) -> None:
+        body = {"model": "m", "prompt": ["x"], "temperature": 0, "max_tokens": 4}
+        parameters = {"max_new_tokens": 4, "do_sample": False, "return_full_text": False}
+        assert sent("hf-inference", asked("completion", body)) == [
+            {"inputs": "x", "parameters": parameters}
+        ]
+        assert sent_to_stream("hf-inference", asked("completion", body | {"stream": True})) == {
+            "inputs": "x",
+            "parameters": parameters,
+            "stream": True,
+        }
+        several = body | {"prompt": ["x", "y"]}
+        assert sent("hf-inference", asked("completion", several))[0]["inputs"] == ["x", "y"]
+
+        told = answered("hf-inference", "completion", body | {"echo": True}, TEXT_IN_LIST)
+        (choice,) = told["choices"]
+        assert (choice["text"], choice["finish_reason"]) == ("x end", "stop")
+
+    @pytest.mark.parametrize(
+        ("name", "body"),
+        [
+            ("hf", {"inputs": "x"}),
+            ("tgi", {"inputs": "x"}),
+            ("chat", TURN),
+            ("completion", {"model": "m", "prompt": "x"}),
+        ],
+    )
+    def test_an_error_under_a_good_status_is_the_hosted_apis_fault(
+        self, name: str, body: dict[str, Any]
+    ) -> None:
+        with pytest.raises(UpstreamError, match="an error in place of a text") as caught:
+            answered("hf-inference", name, body, {"error": "unknown error"})
+        assert caught.value.code == Code.UPSTREAM_ERROR
+        assert DIALECTS[name][0].refuse(caught.value, "r").status == 502
+
+    def test_the_original_scripts_client_gets_even_that_as_it_came(self) -> None:
+        told = {"error": "unknown error"}
+        assert answered("hf-inference", "generate", {"input": "x"}, told) == told
+
+    @pytest.mark.parametrize("kind", [*TGI_KINDS, "hf-inference"])
+    @pytest.mark.parametrize(
+        ("given", "name"), [({"n": 2}, "n"), ({"prompt": ["x", "y"]}, "prompt")]
+    )
+    def test_several_texts_are_not_streamed(
+        self, kind: str, given: dict[str, Any], name: str
+    ) -> None:
+        with pytest.raises(ClientError, match=f"'{name}' asks for several texts") as caught:
+            stream(kind, asked("completion", {"model": "m", "prompt": "x"} | given))
+        assert (caught.value.code, caught.value.status) == (Code.UNSUPPORTED_PARAMETER, 400)
 
 
 class TestQuestions:

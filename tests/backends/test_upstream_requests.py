@@ -148,9 +148,10 @@ def test_tgi_is_told_whether_to_sample_and_nothing_that_it_refuses(
     ("given", "sent"),
     [
         (
-            {"temperature": 2.5, "top_p": 1.0, "seed": 7},
-            {"temperature": 2.5, "top_p": 1, "seed": 7},
+            {"temperature": 2.5, "top_p": 0.5, "seed": 7},
+            {"temperature": 2.5, "top_p": 0.5, "seed": 7},
         ),
+        ({"top_p": 1.0, "repetition_penalty": 1.0}, {}),
         ({"do_sample": True, "return_full_text": True}, {}),
         ({"do_sample": False}, {"temperature": 0}),
         ({"temperature": 0.0}, {"temperature": 0}),

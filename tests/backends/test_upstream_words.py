@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from upstreams import BACKENDS, KINDS, TOKEN, make_call, make_target
 
+from keyhole.backends import faults
 from keyhole.backends.faults import read_retry_after
 from keyhole.backends.words import MAX_CHARS, repeatable
 from keyhole.errors import Code, UpstreamError
@@ -241,3 +242,33 @@ def test_a_long_body_is_not_searched_for_words() -> None:
 
     error = BACKENDS["tgi"].fault(make_call(), make_target("tgi"), response)
     assert error.message == "Upstream 'gpu' refused the request (422)."
+
+
+@pytest.mark.parametrize("kind", ["hf-inference", "huggingface", "engine"])
+@pytest.mark.parametrize("url", ["http://10.0.0.7:8080", "https://huggingface.co.example.org"])
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 410, 429, 500, 503])
+def test_a_server_elsewhere_is_not_blamed_on_whom_its_kind_is_named_after(
+    kind: str, url: str, status: int
+) -> None:
+    target = make_target(kind, url=url)
+    body = json.dumps({"error": "gone: no longer supported"}).encode()
+    response = UpstreamResponse(status=status, headers={}, body=body)
+    errors = [
+        BACKENDS[kind].fault(make_call(), target, response),
+        faults.bad_answer(target, replace(response, status=200)),
+        faults.broken_off(target),
+        faults.bad_frame(target),
+    ]
+    for error in errors:
+        assert error.message.startswith(f"Upstream '{target.upstream.name}' ")
+        for words in ("Hugging Face", "huggingface.co", "hf auth login", "HF_TOKEN", "The engine"):
+            assert words not in error.explained
+
+
+def test_a_model_that_an_engine_elsewhere_lacks_is_to_be_pulled_there() -> None:
+    body = b'{"error":"x","error_type":"model_not_pulled"}'
+    response = UpstreamResponse(status=404, headers={}, body=body)
+    target = make_target("engine", "o/m", url="http://10.0.0.7:8080")
+
+    error = BACKENDS["engine"].fault(make_call(), target, response)
+    assert error.hint == "Run on its machine: keyhole model pull o/m"

@@ -50,10 +50,18 @@ class Golden(Struct, kw_only=True):
         return UpstreamResponse(status=self.status, headers=self.headers, body=self.content)
 
 
+USUAL_URLS = {
+    "hf-inference": "https://router.huggingface.co/hf-inference",
+    "huggingface": "https://router.huggingface.co",
+    "engine": "unix:/run/engine.sock",
+}
+
+
 def make_target(
-    kind: str, model: str = "gpt2", *, url: str = "http://stand-in", **upstream: Any
+    kind: str, model: str = "gpt2", *, url: str | None = None, **upstream: Any
 ) -> Target:
-    """A target whose upstream is called `hf` or `gpu` and has a token."""
+    """A target whose upstream is called `hf` or `gpu`, is where it usually is, and has a token."""
+    url = url or USUAL_URLS.get(kind, "http://stand-in")
     name = "hf" if kind in ("hf-inference", "huggingface") else "gpu"
     fields = {"name": name, "kind": kind, "url": url, "secret": Secret(TOKEN)} | upstream
     return Target(Upstream(**fields), model)

@@ -256,3 +256,14 @@ class TestRefuse:
         told, headers, body = refused(error)
         assert (told, body["error"]) == (status, "x")
         assert headers["x-error-message"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("estimate", "after", "told"), [(300.88, "301", 300.88), (None, "7", 7), (None, None, 20)]
+)
+def test_how_long_a_model_loads_is_told_as_the_upstream_said_it(
+    estimate: float | None, after: str | None, told: float
+) -> None:
+    error = UpstreamError(Code.UPSTREAM_LOADING, "m", retry_after=after, model="gpt2")
+    error.estimated_time_s = estimate
+    assert json.loads(HF.refuse(error, "r").body)["estimated_time"] == told

@@ -18,6 +18,8 @@ from keyhole.wire.answer import Answer, Stamp, Usage
 from keyhole.wire.call import Call, Message, Parameters
 from keyhole.wire.http import Head
 
+DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
+
 OPENAI = OpenAiDialect()
 CHAT_HEAD = Head(method="POST", path="/v1/chat/completions")
 TEXT_HEAD = Head(method="POST", path="/v1/completions")
@@ -471,6 +473,9 @@ class TestRefuse:
         limited = UpstreamError(Code.UPSTREAM_RATE_LIMITED, "m", retry_after="7")
         assert refused(limited)[1]["retry-after"] == "7"
         assert refused(UpstreamError(Code.UPSTREAM_LOADING, "m"))[1]["retry-after"] == "20"
+        for told, kept in (("60", "60"), ("301", "60"), (DATE, DATE)):
+            limited = UpstreamError(Code.UPSTREAM_RATE_LIMITED, "m", retry_after=told)
+            assert refused(limited)[1]["retry-after"] == kept
         assert "retry-after" not in refused(UpstreamError(Code.UPSTREAM_ERROR, "m"))[1]
 
     def test_what_is_soon_over_is_worth_another_try_in_a_second(self) -> None:

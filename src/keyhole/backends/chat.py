@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from msgspec import Raw
 
 from keyhole.backends import faults
 from keyhole.backends.base import EVENT_STREAM, Stream, ask
@@ -25,7 +26,7 @@ from keyhole.backends.fanout import (
 from keyhole.backends.originals import refuse_beyond
 from keyhole.catalog import DEFAULT_ROUTE, Target
 from keyhole.dialects.base import NotThisFormatError
-from keyhole.dialects.openai import CHAT, COMPLETION, upstream
+from keyhole.dialects.openai import CHAT, COMPLETION, FORMATS, upstream
 from keyhole.dialects.openai.reader import ChunkReader, FrameEditor
 from keyhole.errors import UpstreamError
 from keyhole.wire.answer import Answer
@@ -33,6 +34,8 @@ from keyhole.wire.call import Call, Original, Parameters
 from keyhole.wire.http import UpstreamRequest, UpstreamResponse
 
 DEFAULT_COMPLETION_TOKENS = 256
+_CARRIED = frozenset({"frequency_penalty"})
+"""What the Hugging Face formats have under this one's name and with its meaning, too."""
 
 
 class OpenAiFormat:
@@ -97,7 +100,8 @@ class OpenAiFormat:
 
     def fault(self, call: Call, target: Target, response: UpstreamResponse) -> UpstreamError:
         """As the protocol says."""
-        return faults.explain(call, target, response)
+        is_same = self._same(call, target) is not None
+        return faults.explain(call, target, response, is_same_format=is_same)
 
     def probe_path(self, target: Target) -> str:  # noqa: ARG002  # the same for every model
         """The list of models that are served."""
@@ -121,7 +125,7 @@ class OpenAiFormat:
 
     def _refuse(self, call: Call, target: Target) -> None:
         """Raise ClientError for what a translated call cannot say."""
-        refuse_beyond(call, target)
+        refuse_beyond(call, target, carried=frozenset(_carried(call)))
         refuse_unaccepted(call, target)
 
     def _again(
@@ -140,10 +144,11 @@ class OpenAiFormat:
         self, call: Call, target: Target, piece: Piece, *, is_stream: bool
     ) -> tuple[str, bytes]:
         """The path and the body that ask for one text."""
+        more = _carried(call)
         if not self._is_chat(call, target):
             wanted = _with_maximum(piece.parameters)
             return self._path(COMPLETION), upstream.encode_completion(
-                target.model, piece.prompt, wanted, is_stream=is_stream
+                target.model, piece.prompt, wanted, is_stream=is_stream, more=more
             )
         return self._path(CHAT), upstream.encode_chat(
             target.model,
@@ -151,7 +156,21 @@ class OpenAiFormat:
             piece.parameters,
             maximum=self.maximum(target),
             is_stream=is_stream,
+            more=more,
         )
+
+
+def _carried(call: Call) -> dict[str, Raw]:
+    """What the client said of `_CARRIED`, as it said it."""
+    original = call.original
+    if original is None or _CARRIED.isdisjoint(original.beyond):
+        return {}
+    fields = original.fields
+    if original.format not in FORMATS:  # the Hugging Face formats, which have it one level down
+        raw = fields.get("parameters", b"null")
+        fields = msgspec.json.decode(raw, type=dict[str, Raw] | None) or {}
+    said = {name: fields[name] for name in sorted(_CARRIED) if name in fields}
+    return {name: raw for name, raw in said.items() if bytes(raw) != b"null"}
 
 
 def _whole(call: Call, target: Target, response: UpstreamResponse, format_: str) -> Answer:

@@ -89,8 +89,8 @@ def expand(call: Call, target: Target, max_output_tokens: int | None) -> list[Pi
     return [Piece(prompt, parameters) for prompt in prompts for parameters in by_choice]
 
 
-def only_piece(call: Call, target: Target, max_output_tokens: int | None) -> Piece:
-    """The one piece of a call that is streamed; raises ClientError where there are several."""
+def refuse_several(call: Call, target: Target) -> None:
+    """Raise ClientError for a call of several texts that would be streamed."""
     is_choice = call.choices > 1
     if is_choice or (isinstance(call.input, list) and len(call.input) > 1):
         name = client_word(call, "num_return_sequences" if is_choice else "input")
@@ -100,6 +100,11 @@ def only_piece(call: Call, target: Target, max_output_tokens: int | None) -> Pie
             hint="Ask for one text, or leave out 'stream'.",
             param=name,
         )
+
+
+def only_piece(call: Call, target: Target, max_output_tokens: int | None) -> Piece:
+    """The one piece of a call that is streamed; raises ClientError where there are several."""
+    refuse_several(call, target)
     (piece,) = expand(call, target, max_output_tokens)
     return piece
 
@@ -152,9 +157,10 @@ def client_word(call: Call, name: str) -> str:
 
 def refuse_unaccepted(call: Call, target: Target) -> None:
     """Raise ClientError for what the OpenAI format lacks and the upstream is not said to take."""
-    upstream = target.upstream
-    for name in ("top_k", "repetition_penalty"):
-        if getattr(call.parameters, name) is not None and name not in upstream.accepts:
+    upstream, wanted = target.upstream, call.parameters
+    penalty = None if wanted.repetition_penalty == 1 else wanted.repetition_penalty
+    for name, value in (("top_k", wanted.top_k), ("repetition_penalty", penalty)):
+        if value is not None and name not in upstream.accepts:
             raise ClientError(
                 Code.UNSUPPORTED_PARAMETER,
                 f"'{name}' cannot be asked of '{target}': its format has no such parameter.",

@@ -18,11 +18,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
-from keyhole.backends.words import Said, is_page, listen, repeatable
+from keyhole.backends.words import Said, is_page, listen, repeatable, repeatable_word
 from keyhole.catalog import Target, Upstream
 from keyhole.dialects.base import StreamFailedError
 from keyhole.errors import Code, UpstreamError
@@ -30,6 +32,7 @@ from keyhole.wire.call import Call
 from keyhole.wire.http import UpstreamResponse
 
 _HUGGING_FACE = frozenset({"hf-inference", "huggingface"})
+_HOST = "huggingface.co"
 _OLD_HOST = "api-inference.huggingface.co"
 _TRIVIAL = frozenset({"not found", "bad request", "unprocessable entity", "model not found"})
 
@@ -52,15 +55,22 @@ class _Case(Struct, frozen=True):
     said: Said
     streamed: StreamFailedError | None = None
     """The failure in its stream that the response stands for."""
+    is_same_format: bool = False
+    """Whether it answers a request in the client's own format."""
 
     @property
     def is_hugging_face(self) -> bool:
-        return self.target.upstream.kind in _HUGGING_FACE
+        return is_hugging_face(self.target.upstream)
 
     @property
     def table(self) -> str:
         """Where the configuration speaks of the upstream."""
         return f"[upstream.{self.target.upstream.name}]"
+
+    @property
+    def run(self) -> str:
+        """What stands before a command that is about the engine."""
+        return "Run" if is_our_engine(self.target.upstream) else "Run on its machine"
 
     @property
     def model_page(self) -> str:
@@ -79,7 +89,7 @@ class _Case(Struct, frozen=True):
             else:
                 left_out = "What it said is left out, for it repeats the prompt or a secret."
                 hint = f"{left_out} {hint}" if hint else left_out
-        return UpstreamError(
+        error = UpstreamError(
             code,
             f"{message}.",
             hint=hint,
@@ -87,6 +97,15 @@ class _Case(Struct, frozen=True):
             retry_after=self._retry_after(),
             model=self.call.model or self.target.model,
         )
+        error.estimated_time_s = self.said.estimated_time_s
+        if is_quoting and self.is_same_format:
+            error.upstream_code = self._word(self.said.code)
+            error.upstream_param = self._word(self.said.param)
+        return error
+
+    def _word(self, word: str) -> str | None:
+        """A word of its own that the client's programs know, if it may be repeated."""
+        return repeatable_word(word, self.call, self.target.upstream.secret)
 
     def _where(self) -> str:
         if self.streamed is None:
@@ -112,9 +131,14 @@ class _Case(Struct, frozen=True):
         return f"Try again in about {math.ceil(float(told))} s."
 
 
-def explain(call: Call, target: Target, response: UpstreamResponse) -> UpstreamError:
-    """What a response that is not a 200 means; never raises."""
-    case = _Case(call, target, response, listen(response))
+def explain(
+    call: Call, target: Target, response: UpstreamResponse, *, is_same_format: bool = False
+) -> UpstreamError:
+    """What a response that is not a 200 means; never raises.
+
+    Its own code, and the field that it names, are kept where the client speaks its format.
+    """
+    case = _Case(call, target, response, listen(response), is_same_format=is_same_format)
     return (_by_sign(case) or _BY_STATUS.get(response.status, _other))(case)
 
 
@@ -192,7 +216,7 @@ def bad_answer(target: Target, response: UpstreamResponse) -> UpstreamError:
             what = "answered with JSON that is not what its kind of server sends"
             if isinstance(value, dict) and value.get("error"):
                 code, what = Code.UPSTREAM_ERROR, "answered with an error in place of a text"
-                hint = None if upstream.kind in _HUGGING_FACE else "Its own log may say why."
+                hint = None if is_hugging_face(upstream) else "Its own log may say why."
     return UpstreamError(
         code,
         f"{culprit(upstream)} {what} ({response.status}).",
@@ -203,9 +227,25 @@ def bad_answer(target: Target, response: UpstreamResponse) -> UpstreamError:
 
 def culprit(upstream: Upstream) -> str:
     """An upstream's name at the beginning of a sentence."""
-    if upstream.kind in _HUGGING_FACE:
+    if is_hugging_face(upstream):
         return "Hugging Face"
-    return "The engine" if upstream.kind == "engine" else f"Upstream '{upstream.name}'"
+    return "The engine" if is_our_engine(upstream) else f"Upstream '{upstream.name}'"
+
+
+def is_hugging_face(upstream: Upstream) -> bool:
+    """Whether it is Hugging Face itself, and not another server that speaks as it does."""
+    return upstream.kind in _HUGGING_FACE and _is_at_hugging_face(upstream.url)
+
+
+def is_our_engine(upstream: Upstream) -> bool:
+    """Whether it is the engine that this Keyhole runs, and not one of another machine."""
+    return upstream.kind == "engine" and upstream.url.startswith("unix:")
+
+
+@lru_cache(maxsize=64)
+def _is_at_hugging_face(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host == _HOST or host.endswith(f".{_HOST}")
 
 
 def read_retry_after(headers: Mapping[str, str]) -> str | None:
@@ -329,7 +369,7 @@ def _no_model(case: _Case) -> UpstreamError:
         return case.error(
             Code.MODEL_NOT_PULLED,
             f"does not have the model '{model}' yet",
-            hint=f"Run: keyhole model pull {model}",
+            hint=f"{case.run}: keyhole model pull {model}",
         )
     hint = f"Check the url in {case.table} and the model's name in the target '{case.target}'."
     if case.is_hugging_face:
@@ -347,7 +387,8 @@ def _no_model(case: _Case) -> UpstreamError:
 
 def _gone(case: _Case) -> UpstreamError:
     hint = f"Check the url in {case.table} and the model's name in the target '{case.target}'."
-    if _OLD_HOST in case.target.upstream.url or case.said.mentions("no longer supported"):
+    is_retired = case.is_hugging_face and case.said.mentions("no longer supported")
+    if is_retired or _OLD_HOST in case.target.upstream.url:
         hint = (
             f"The host {_OLD_HOST} is retired: in {case.table} set url ="
             ' "https://router.huggingface.co/hf-inference", or kind = "huggingface" for chat'
@@ -382,7 +423,7 @@ def _failed(case: _Case) -> UpstreamError:
         return case.error(
             Code.UPSTREAM_ERROR,
             f"cannot run the model '{case.target.model}'",
-            hint="Run: keyhole model list",
+            hint=f"{case.run}: keyhole model list",
         )
     what = "failed while it generated" if case.response.status == 424 else "failed"
     hint = case.when() if case.is_hugging_face else "Its own log may say why."

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from keyhole.backends import faults
 from keyhole.backends.base import EVENT_STREAM, Stream, ask, quote_model
-from keyhole.backends.fanout import ReplyReader, as_completion, as_reply
+from keyhole.backends.fanout import ReplyReader, as_reply, refuse_several, render_chat
 from keyhole.backends.originals import refuse_beyond
 from keyhole.catalog import Target
 from keyhole.dialects import huggingface
@@ -51,6 +51,8 @@ class HfInference:
         """Frames as they come to clients that expect TGI's."""
         body = _body(call, target, max_output_tokens, stream=True)
         path, passes = f"/models/{quote_model(target.model)}", _passes(call)
+        if not passes:
+            refuse_several(call, target)
         has_prompt = passes and call.parameters.return_full_text is not False
         reader = TgiReader(prompt=str(call.input) if has_prompt else "")
         return Stream(
@@ -62,7 +64,7 @@ class HfInference:
         )
 
     def answer(self, call: Call, target: Target, responses: Sequence[UpstreamResponse]) -> Answer:
-        """The JSON as it came, whatever it is; a text, where the client's format is another."""
+        """The JSON as it came, unless it tells an error; a text, for clients of other formats."""
         (response,) = responses
         asked = _completed(call)
         try:
@@ -70,7 +72,7 @@ class HfInference:
         except NotThisFormatError:
             raise faults.bad_answer(target, response) from None
         is_verbatim = call.original is None or call.original.format == _OWN
-        if not texts and not is_verbatim:
+        if not texts and not (is_verbatim and _may_pass(call, response)):
             raise faults.bad_answer(target, response)
         reason = huggingface.decode_reason(response.body) if call.wants_usage else None
         answer = Answer(
@@ -93,6 +95,11 @@ class HfInference:
 def _passes(call: Call) -> bool:
     """Whether the request is sent as its client wrote it."""
     return call.original is not None and call.original.format in (_OWN, _TGI)
+
+
+def _may_pass(call: Call, response: UpstreamResponse) -> bool:
+    """Whether JSON without a text goes to its client; to the original script's even an error."""
+    return call.original is None or not huggingface.tells_error(response.body)
 
 
 def _body(
@@ -130,9 +137,19 @@ def _own_body(
 def _completed(call: Call) -> Call:
     """A call with a text to be continued, which comes without it, whatever the client's format.
 
-    The original script's clients get the JSON as it came, and so what they said goes on.
+    The original script's clients get the JSON as it came, and so what they said goes on. No stop
+    sequence of ours is added to a conversation: a model that transformers runs refuses any
+    (`model_kwargs`), and the reply is cut where it ends all the same.
     """
     if call.original is None or _passes(call):
         return call
-    call = as_completion(call)
-    return replace(call, parameters=replace(call.parameters, return_full_text=False))
+    only = call.input[0] if isinstance(call.input, list) and len(call.input) == 1 else call.input
+    parameters = replace(call.parameters, return_full_text=False)
+    if parameters.temperature == 0:  # that API refuses it: it samples, or it is told not to
+        parameters = replace(parameters, temperature=None, do_sample=False)
+    return replace(
+        call,
+        input=render_chat(call.messages) if call.messages else only,
+        messages=(),
+        parameters=parameters,
+    )

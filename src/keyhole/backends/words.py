@@ -36,6 +36,9 @@ _MIN_PROMPT_CHARS = 8
 _RUN_CHARS = 16
 """Letters in a row of a prompt that are taken for an echo of it, cut short by the server."""
 
+_WORD = re.compile(r"[a-z0-9_.\[\]-]{1,64}")
+"""What codes and fields' names look like; hardly any text does, and no token with a capital."""
+
 _TAG = re.compile(
     r"<\s*/?\s*(?:!doctype|html|head|body|title|meta|script|style|center|h[1-6]|div|span|p|pre"
     r"|a|br|hr|table|img|svg|link|form|iframe)\b",
@@ -51,6 +54,9 @@ class Said(Struct, frozen=True, kw_only=True):
     """As they came: only for telling errors apart; `repeatable` makes them fit to be shown."""
     slugs: frozenset[str] = frozenset()
     """Its codes for the error, in lower case."""
+    code: str = ""
+    """Its code as it came, and the field at fault; `repeatable_word` makes them fit to be shown."""
+    param: str = ""
     estimated_time_s: float | None = None
     """How long it thinks that loading takes."""
     is_page: bool = False
@@ -75,7 +81,13 @@ def listen(response: UpstreamResponse) -> Said:
     words = _words(value)
     if _TAG.search(words):
         return Said(is_page=not isinstance(value, dict), slugs=_slugs(value))
-    return Said(words=words, slugs=_slugs(value), estimated_time_s=_estimated_time_s(value))
+    return Said(
+        words=words,
+        slugs=_slugs(value),
+        code=_member(value, "code"),
+        param=_member(value, "param"),
+        estimated_time_s=_estimated_time_s(value),
+    )
 
 
 def is_page(response: UpstreamResponse) -> bool:
@@ -94,6 +106,11 @@ def repeatable(words: str, call: Call, secret: Secret | None) -> str | None:
     if not line or _holds_secret(line, secret) or _holds_prompt(line, call):
         return None
     return line if len(line) <= MAX_CHARS else line[: MAX_CHARS - 3] + "..."
+
+
+def repeatable_word(word: str, call: Call, secret: Secret | None) -> str | None:
+    """A code or a field's name as it came; None where it is none or holds what must stay here."""
+    return repeatable(word, call, secret) if _WORD.fullmatch(word) else None
 
 
 def _words(value: object) -> str:
@@ -133,6 +150,15 @@ def _slugs(value: object) -> frozenset[str]:
     objects = [value, inner] if isinstance(inner, dict) else [value]
     found = [item.get(key) for item in objects for key in _SLUG_KEYS]
     return frozenset(slug.lower() for slug in found if isinstance(slug, str))
+
+
+def _member(value: object, name: str) -> str:
+    """A text of that name in the error's object: in the outer one (vLLM of old), or the inner."""
+    if not isinstance(value, dict):
+        return ""
+    inner = value.get("error")
+    found = (inner if isinstance(inner, dict) else value).get(name)
+    return found if isinstance(found, str) else ""
 
 
 def _estimated_time_s(value: object) -> float | None:

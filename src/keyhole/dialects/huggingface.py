@@ -130,6 +130,12 @@ def decode_reason(body: bytes) -> Reason | None:
     return read_reason(only.get("details")) if isinstance(only, dict) else None
 
 
+def tells_error(body: bytes) -> bool:
+    """Whether a good answer's JSON is an object that tells an error."""
+    value = msgspec.json.decode(body)
+    return isinstance(value, dict) and bool(value.get("error"))
+
+
 def _rows(value: object, *, is_batch: bool) -> list[list[str]] | None:
     """The generated texts for each prompt; None where they are not in their usual place."""
     if isinstance(value, dict):
@@ -208,8 +214,10 @@ class HuggingFaceDialect:
         """{"error": TEXT}, with `estimated_time` or `warnings` where that API had them."""
         body: dict[str, Any] = {"error": _words(error)}
         if error.code == Code.UPSTREAM_LOADING and isinstance(error, UpstreamError):
-            told = error.retry_after or ""
-            body["estimated_time"] = float(told if told.isdigit() else LOADING_S)
+            estimate, told = error.estimated_time_s, error.retry_after or ""
+            if estimate is None:
+                estimate = float(told if told.isdigit() else LOADING_S)
+            body["estimated_time"] = estimate
         elif error.code == Code.UPSTREAM_ERROR:
             body["warnings"] = [f"There was an inference error: {error.message}"]
         status = status_of(error, invalid=400)

@@ -6,7 +6,8 @@ use; they wait as long as Retry-After says, up to a minute. @huggingface/inferen
 speaks this format too, sends a 503 again at once and without end, whatever stands beside it: so
 that is only what a model that loads is told with, once the core has held the call for a while,
 and the last word of a server that stops. They show `message`, and give
-programs `type`, `param` and `code`: OpenAI's word where it has one, ours where it has none.
+programs `type`, `param` and `code`: OpenAI's word where it has one, or else the upstream's own
+for a request that it refused, or else ours. A Retry-After beyond that minute they take for none.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _UPSTREAM = "upstream_error"
 _LOADING_S = "20"
 """When to come back to a model that loads, where the upstream does not say; the hosted
 Inference API mostly estimated so."""
+
+_LONGEST_WAIT_S = 60
 
 
 class _Word(Struct, frozen=True):
@@ -83,7 +86,7 @@ def refuse(error: KeyholeError, request_id: str) -> Reply:
         if told is None and error.code == Code.UPSTREAM_LOADING:
             told = _LOADING_S
         if told is not None:
-            headers.append(("retry-after", told))
+            headers.append(("retry-after", _soon(told)))
     elif error.code in SOON_OVER:
         headers.append(("retry-after", "1"))
     if isinstance(error, ClientError) and error.allow:
@@ -92,14 +95,24 @@ def refuse(error: KeyholeError, request_id: str) -> Reply:
 
 
 def _encode(error: KeyholeError, word: _Word, request_id: str) -> bytes:
+    param, code = None, None
+    if isinstance(error, ClientError):
+        param = error.param
+    elif isinstance(error, UpstreamError):
+        param, code = error.upstream_param, error.upstream_code
     told: dict[str, Any] = {
         "message": error.explained,
         "type": word.type,
-        "param": error.param if isinstance(error, ClientError) else None,
-        "code": word.code or error.code,
+        "param": param,
+        "code": word.code or code or error.code,
         "request_id": request_id,
     }
     return msgspec.json.encode({"error": told})
+
+
+def _soon(told: str) -> str:
+    """When to come back, as whole seconds that the SDKs take; a date is one that they read."""
+    return str(min(int(told), _LONGEST_WAIT_S)) if told.isdigit() else told
 
 
 def _word(error: KeyholeError) -> _Word:

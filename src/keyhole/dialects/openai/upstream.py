@@ -29,6 +29,7 @@ from keyhole.wire.events import Reason
 Told = tuple[str, Usage | None, Reason | None]
 """A text, what it took, and why it ended."""
 
+_NOTHING: Mapping[str, Raw] = {}
 _TRUE = Raw(b"true")
 _MAXIMA = ("max_tokens", "max_completion_tokens")
 
@@ -89,23 +90,29 @@ def encode_chat(
     *,
     maximum: str = "max_tokens",
     is_stream: bool = False,
+    more: Mapping[str, Raw] = _NOTHING,
 ) -> bytes:
     """The body of `POST /chat/completions`; a text is one message of the user.
 
-    `maximum` is the server's name for the most tokens it may generate.
+    `maximum` is the server's name for the most tokens it may generate, `more` what else is asked.
     """
     if isinstance(messages, str):
         messages = (Message("user", messages),)
     options = _options(wanted, maximum) | _stream_options(is_stream=is_stream)
-    return msgspec.json.encode({"model": model, "messages": messages, **options})
+    return msgspec.json.encode({"model": model, "messages": messages, **options, **more})
 
 
 def encode_completion(
-    model: str, prompt: str, wanted: Parameters, *, is_stream: bool = False
+    model: str,
+    prompt: str,
+    wanted: Parameters,
+    *,
+    is_stream: bool = False,
+    more: Mapping[str, Raw] = _NOTHING,
 ) -> bytes:
     """The body of `POST /completions` for one prompt."""
     options = _options(wanted, "max_tokens") | _stream_options(is_stream=is_stream)
-    return msgspec.json.encode({"model": model, "prompt": prompt, **options})
+    return msgspec.json.encode({"model": model, "prompt": prompt, **options, **more})
 
 
 def encode_again(
@@ -134,13 +141,17 @@ def encode_again(
 
 
 def _options(wanted: Parameters, maximum: str) -> dict[str, Any]:
-    """The parameters under this format's names; top_k and repetition_penalty are vLLM's."""
+    """The parameters under this format's names; top_k and repetition_penalty are vLLM's.
+
+    A top_p and a repetition_penalty of 1 ask for nothing.
+    """
+    penalty = wanted.repetition_penalty
     options = {
         maximum: wanted.max_new_tokens,
         "temperature": 0 if wanted.is_greedy else wanted.temperature,
-        "top_p": wanted.top_p,
+        "top_p": None if wanted.top_p == 1 else wanted.top_p,
         "top_k": wanted.top_k,
-        "repetition_penalty": wanted.repetition_penalty,
+        "repetition_penalty": None if penalty == 1 else penalty,
         "seed": wanted.seed,
         "stop": wanted.stop or None,
     }
