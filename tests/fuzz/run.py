@@ -2,8 +2,8 @@
 
     python tests/fuzz/run.py [SECONDS] [SEED]
 
-First the races of an upstream that closes its connections at the moment of their reuse, which
-take as long as they take; then half of what is left for the clients' side and half for the
+First the races of an upstream that closes its connections at the moment of their reuse and two
+million mutated inputs of the dialects, which take as long as they take; then half of what is left for the clients' side and half for the
 upstreams'. Each tells its figures. What finds something ends the run with exit status 1, after
 what it takes to see it again.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-s", "--timeout=0")
 RACES = 10_000
+MUTATIONS = 2_000_000
 EXAMPLES = 5_000
 """Of each of the transport's fuzzers in a round."""
 
@@ -48,6 +49,12 @@ def strict(seconds: float, seed: int) -> None:
     run(f"strict connections, {seconds:.0f} s", *command)
 
 
+def mutations(seed: int) -> None:
+    """Bodies, answers and streams that are nearly good, for every dialect."""
+    command = (sys.executable, "tests/fuzz/mutations.py", str(MUTATIONS), str(seed))
+    run(f"dialects, {MUTATIONS} mutations", *command)
+
+
 def transport(seconds: float, seed: int) -> None:
     """Upstreams that answer anything."""
     end_s, rounds = time.monotonic() + seconds, 0
@@ -66,6 +73,7 @@ def main() -> int:
     print(f"seed {seed}")
     try:
         races()
+        mutations(seed)
         strict(max(1.0, (end_s - time.monotonic()) / 2), seed)
         transport(end_s - time.monotonic(), seed)
     except FoundError as error:
