@@ -136,7 +136,7 @@ class TestDecode:
             {"inputs": "x", "stream": 1},
             {"inputs": ["x", "y"], "stream": True},
             {"inputs": "x", "stream": True, "parameters": {"num_return_sequences": 2}},
-            {"inputs": "x", "parameters": {"top_k": 0}},
+            {"inputs": "x", "parameters": {"return_full_text": 1}},
             {"inputs": "x", "parameters": {"details": "yes"}},
             5,
             b'"x","parameters":{}',

@@ -177,14 +177,27 @@ class TestDecode:
             b'{"inputs":"x","stream":"yes"}',
             b'{"inputs":"x","parameters":[]}',
             b'{"inputs":"x","parameters":{"details":1}}',
-            b'{"inputs":"x","parameters":{"top_k":0}}',
-            b'{"inputs":"x","parameters":{"max_new_tokens":"5"}}',
+            b'{"inputs":"x","parameters":{"return_full_text":"yes"}}',
         ],
     )
     def test_what_is_no_request_is_422_as_at_tgi(self, body: bytes) -> None:
         status, _, told = refused(refusal(body))
         assert (status, told["error_type"]) == (422, "validation")
         assert told["error"].startswith("Input validation error: ")
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("top_k", 0), ("max_new_tokens", "5"), ("seed", 2**64 - 1), ("stop", [""])],
+    )
+    def test_a_value_that_only_tgi_may_judge_is_kept_with_what_is_wrong(
+        self, name: str, value: Any
+    ) -> None:
+        original = asked(**{name: value}, do_sample=True).original
+        assert original is not None
+        (kept,) = original.unreadable
+        assert (kept.name, kept.code) == (name, Code.INVALID_PARAMETER)
+        assert kept.message.startswith(f"'{name}' in 'parameters'")
+        assert not original.beyond
 
     @pytest.mark.parametrize("body", [b"", b"{", b'{"inputs":"\xff"}', b"[" * 100_000])
     def test_what_is_not_json_is_400(self, body: bytes) -> None:

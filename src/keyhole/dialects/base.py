@@ -12,7 +12,7 @@ import msgspec
 
 from keyhole.errors import ClientError, Code, KeyholeError
 from keyhole.wire.answer import Answer, Stamp, Usage
-from keyhole.wire.call import Call
+from keyhole.wire.call import Call, Unreadable
 from keyhole.wire.events import Event
 from keyhole.wire.http import Head, Reply
 
@@ -110,6 +110,11 @@ def decode_json(body: bytes, *, example: str = '{"input": "Once upon a time"}') 
             f"The body is not valid JSON: {where}.",
             hint=f"Send an object such as {example} in UTF-8.",
         ) from None
+
+
+def as_unreadable(error: ClientError) -> Unreadable:
+    """What is kept of a field that cannot be read, until somebody would have to translate it."""
+    return Unreadable(error.param or "", error.code, error.message, error.hint)
 
 
 def decode_upstream_json(body: bytes, shape: type[_Shape]) -> _Shape:

@@ -189,6 +189,7 @@ class HuggingFaceDialect:
                 format=FORMAT,
                 fields=fields if options else asked.fields,
                 beyond=asked.beyond,
+                unreadable=asked.unreadable,
             ),
         )
 

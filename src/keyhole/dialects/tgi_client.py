@@ -84,7 +84,12 @@ class TgiDialect:
             parameters=parameters,
             wants_stream=self._streams(head, asked),
             wants_usage=asked.wants_details,
-            original=Original(format=FORMAT, fields=asked.fields, beyond=asked.beyond),
+            original=Original(
+                format=FORMAT,
+                fields=asked.fields,
+                beyond=asked.beyond,
+                unreadable=asked.unreadable,
+            ),
         )
 
     def encode(self, call: Call, answer: Answer, stamp: Stamp) -> bytes:  # noqa: ARG002
@@ -215,8 +220,8 @@ def _samples(asked: Asked) -> bool | None:
     given: Mapping[str, Any] | None = asked.given
     if given is None:
         return None
-    temperature = asked.parameters.temperature
-    if temperature == 0:
+    temperature = given.get("temperature")
+    if temperature == 0 and asked.parameters.temperature == 0:
         return False
     return (
         asked.parameters.do_sample is True
