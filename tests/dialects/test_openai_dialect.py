@@ -90,11 +90,18 @@ class TestDecode:
         assert call.original is not None
         assert call.original.format == COMPLETION
 
-    @pytest.mark.parametrize("name", [None, "", "tgi", "dummy", "http://127.0.0.1:5000/v1"])
+    @pytest.mark.parametrize("name", [None, "", "http://127.0.0.1:5000/v1"])
     def test_what_clients_send_for_want_of_a_models_name_asks_for_the_default(
         self, name: str | None
     ) -> None:
-        assert chat(model=name).model is None
+        for call in (chat(model=name), text(model=name)):
+            assert (call.model, call.is_model_optional) == (None, False)
+
+    @pytest.mark.parametrize("name", ["tgi", "dummy"])
+    def test_a_word_for_none_may_yet_be_a_routes_name(self, name: str) -> None:
+        for call in (chat(model=name), text(model=name)):
+            assert (call.model, call.is_model_optional) == (name, True)
+        assert not chat(model="gpt2").is_model_optional
 
     @pytest.mark.parametrize(
         ("fields", "parameters"),

@@ -78,6 +78,15 @@ class TestDecode:
         }
         assert original.beyond == ("odd",)
 
+    @pytest.mark.parametrize("path", ["/", "/generate", "/generate_stream"])
+    def test_a_model_may_be_named(self, path: str) -> None:
+        assert decode({"inputs": "x", "model": "o/n"}, path).model == "o/n"
+        for name in (None, "", "http://127.0.0.1:5000"):
+            assert decode({"inputs": "x", "model": name}, path).model is None
+        assert decode({"inputs": "x", "model": "tgi"}, path).is_model_optional
+        for name in (5, "../x"):
+            assert refusal({"inputs": "x", "model": name}, path).param == "model"
+
     @pytest.mark.parametrize(
         ("path", "stream", "streams"),
         [

@@ -55,6 +55,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     """The parameters and fields that were said and that are none of the known."""
     wants_details: bool
     stream: Any
+    model: Any
     options: Any
 
 
@@ -92,6 +93,7 @@ def read_body(
         beyond=tuple(sorted({name for name, item in others if _says_something(name, item)})),
         wants_details=_details(given),
         stream=value.get("stream"),
+        model=value.get("model"),
         options=value.get("options"),
     )
 

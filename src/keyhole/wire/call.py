@@ -80,6 +80,9 @@ class Call(Struct, frozen=True, kw_only=True):
 
     model: str | None
     """The public name; None asks for the default route."""
+    is_model_optional: bool = False
+    """Whether the name may be one that clients send for want of any: the default route's, then,
+    unless a route of that name is configured."""
     input: str | list[Any] = ""
     """The text, or a list as it came: only a backend knows what its upstream takes."""
     messages: tuple[Message, ...] = ()
@@ -88,6 +91,8 @@ class Call(Struct, frozen=True, kw_only=True):
     wants_stream: bool = False
     wants_usage: bool = False
     """Whether a client that streams asked to be told the usage."""
+    waits_for_model: bool = True
+    """Whether it may be held while nobody can answer it but a model that loads."""
     original: Original | None = None
     """None where the dialect is one that no upstream speaks."""
 

@@ -24,15 +24,13 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from keyhole.catalog import is_model_name
-from keyhole.dialects.base import as_unreadable, decode_json
+from keyhole.dialects.base import as_unreadable, decode_json, read_model
 from keyhole.dialects.openai import CHAT, COMPLETION
 from keyhole.errors import ClientError, Code
 from keyhole.wire.call import Call, Message, Original, Parameters, Unreadable
 
 MAX_CHOICES = 128
 _MAX_SEED = 2**63 - 1
-_NO_MODEL = frozenset({"", "dummy", "tgi"})
 _TEXT_ROLES = frozenset({"system", "developer", "user", "assistant"})
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]{1,40}")
 
@@ -124,8 +122,10 @@ def decode_chat_call(body: bytes) -> Call:
         asked.max_tokens = newer
     parameters = _parameters(asked, beyond, is_echoed=False)
     beyond += _unread(fields, CHAT)
+    model, is_model_optional = read_model(asked.model)
     return Call(
-        model=_model(asked.model),
+        model=model,
+        is_model_optional=is_model_optional,
         messages=messages,
         parameters=parameters,
         wants_stream=bool(asked.stream),
@@ -153,8 +153,10 @@ def decode_completion_call(body: bytes) -> Call:
             unreadable.append(as_unreadable(problem))
     parameters = _parameters(asked, beyond, is_echoed=bool(asked.echo))
     beyond += _unread(fields, COMPLETION)
+    model, is_model_optional = read_model(asked.model)
     return Call(
-        model=_model(asked.model),
+        model=model,
+        is_model_optional=is_model_optional,
         input="" if asked.prompt is None else asked.prompt,
         parameters=parameters,
         wants_stream=bool(asked.stream),
@@ -320,19 +322,6 @@ def _wants_usage(asked: _Options, beyond: list[str]) -> bool:
             if name != "include_usage" and value not in (None, False)
         ]
     return options.get("include_usage") is True
-
-
-def _model(name: str | None) -> str | None:
-    if name is None or name in _NO_MODEL or name.startswith(("http://", "https://")):
-        return None
-    if not is_model_name(name):
-        raise ClientError(
-            Code.INVALID_PARAMETER,
-            "'model' is not a model name.",
-            hint="A name looks like 'gpt2', 'owner/name' or 'owner/name:provider'.",
-            param="model",
-        )
-    return name
 
 
 def _is_of(items: list[Any], kind: type) -> bool:
