@@ -302,6 +302,15 @@ class TestTheHostedFormat:
         assert [row[0]["generated_text"] for row in rows] == ["a end", "b end"]
         assert rows[1][0]["details"]["finish_reason"] == "eos_token"
 
+    @pytest.mark.parametrize("kind", [*TGI_KINDS, "openai", "huggingface"])
+    def test_options_that_nobody_knows_are_refused_by_name(self, kind: str) -> None:
+        taken = {"use_cache": True, "wait_for_model": False, "use_gpu": False}
+        assert sent(kind, asked("hf", {"inputs": "x", "options": taken}))
+        call = asked("hf", {"inputs": "x", "options": taken | {"foo": 1}})
+        with pytest.raises(ClientError, match=r"^'options\.foo' cannot be asked") as caught:
+            sent(kind, call)
+        assert caught.value.code == Code.UNSUPPORTED_PARAMETER
+
     @pytest.mark.parametrize("inputs", ["x", ["x", "y"]])
     def test_what_tgi_does_not_know_is_refused_by_name(self, inputs: Any) -> None:
         call = asked("hf", {"inputs": inputs, "parameters": {"max_time": 5.0}})
