@@ -13,6 +13,7 @@ from keyhole.backends.openai import OpenAi
 from keyhole.backends.tgi import Tgi
 from keyhole.catalog import Access, Catalog, Route, Target, Upstream
 from keyhole.dialects.generate import GenerateDialect
+from keyhole.dialects.huggingface import HuggingFaceDialect
 from keyhole.dialects.openai.client import OpenAiDialect
 from keyhole.exchange import Admission, Gateway, Parts
 from keyhole.policy.paths import Paths
@@ -139,11 +140,11 @@ class World:
         upstreams = {name: Upstream(name=name, kind=kind, url="http://u") for name in names}
         targets = tuple(Target(upstream, "m") for upstream in upstreams.values())
         route = Route(name="default", targets=targets, first_byte_timeout_s=first_byte_timeout_s)
-        generate, openai = GenerateDialect(), OpenAiDialect()
+        generate, openai, hosted = GenerateDialect(), OpenAiDialect(), HuggingFaceDialect()
         parts = Parts(
             catalog=Catalog(upstreams=upstreams, exact={"default": route}),
             access=Access(),
-            paths=Paths([generate, openai], {}, generate, words={"/v1/": openai}),
+            paths=Paths([generate, openai, hosted], {}, generate, words={"/v1/": openai}),
             backends={"tgi": Tgi(), "openai": OpenAi()},
             transport=self.transport,
             clock=self.clock,
@@ -244,6 +245,17 @@ async def test_without_patience_it_is_told_at_once() -> None:
     here = World([LOADING], patience_s=0)
     assert code_of(await here.ask()) == (502, "upstream_loading")
     assert here.clock.slept_s == []
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_client_of_the_hosted_api_may_ask_not_to_be_held(waits: bool) -> None:
+    here = World([LOADING, TEXT])
+    head = Head(method="POST", path="/models/default", headers=((b"host", b"localhost"),))
+    admission = here.gateway.admit(head)
+    assert isinstance(admission, Admission)
+    body = json.dumps({"inputs": "Once", "options": {"wait_for_model": waits}}).encode()
+    reply = await here.gateway.run(admission, body)
+    assert (reply.status, here.clock.slept_s) == ((200, [2]) if waits else (503, []))
 
 
 async def test_no_call_is_held_up_to_its_deadline() -> None:

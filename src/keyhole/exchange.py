@@ -32,6 +32,7 @@ from keyhole.policy.routing import (
     is_worth_waiting,
     patience_ends_s,
     plan,
+    settle_model,
 )
 from keyhole.ports import Alarms, Clock, Observer, Transport
 from keyhole.relay import Relay
@@ -192,7 +193,7 @@ class Gateway:
 
     async def _serve(self, admission: Admission, body: bytes) -> Reply:
         dialect, record = self._dialect(admission, body), admission.record
-        call = dialect.decode(admission.head, body)
+        call = settle_model(self._parts.catalog, dialect.decode(admission.head, body))
         if self._parts.tells_texts:
             self._parts.observer.told(record, {"asked": call.input})
         route = find_route(self._parts.catalog, call.model)
@@ -314,7 +315,7 @@ class Gateway:
 
     def _wait_s(self, wish: Wish, loading: Sequence[UpstreamError]) -> float:
         """How long to wait before those that load are asked again; 0 where they are not to be."""
-        if not loading:
+        if not loading or not wish.call.waits_for_model:
             return 0.0
         until_s = patience_ends_s(wish.began_s, self._parts.loading_patience_s, wish.deadline_s)
         left_s = until_s - self._parts.clock.monotonic()

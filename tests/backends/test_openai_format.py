@@ -90,6 +90,62 @@ def test_a_text_completion_is_passed_on_where_there_are_some() -> None:
     }
 
 
+ODD = [
+    {"max_tokens": -1},
+    {"max_tokens": 5, "max_completion_tokens": 9},
+    {"n": 200},
+    {"top_p": 1.5},
+    {"max_tokens": "5"},
+    {"stop": [1]},
+    {"temperature": {"odd": True}},
+]
+
+
+@pytest.mark.parametrize("fields", [*ODD, {"messages": []}, {"messages": [{"content": 5}, 7]}])
+def test_an_upstream_is_left_to_judge_its_own_formats_values(fields: dict[str, Any]) -> None:
+    expected = {"model": "m", "messages": HI, **fields}
+    maximum = 40 if "max_tokens" in fields else None
+
+    assert json.loads(ask(TEXTUAL, chat(**fields), maximum).body) == expected
+    made = stream(TEXTUAL, chat(**fields, stream=True), maximum)
+    assert json.loads(made.request.body) == expected | {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    assert made.is_chat
+
+
+@pytest.mark.parametrize("fields", [*ODD, {"prompt": None}, {"prompt": ["a", 1]}, {"prompt": 5}])
+def test_what_would_have_to_be_translated_is_judged(fields: dict[str, Any]) -> None:
+    call = text(**fields)
+    assert json.loads(ask(TEXTUAL, call).body) == {"model": "m", "prompt": "Once", **fields}
+    if "max_completion_tokens" in fields:  # text completions have none
+        call = chat(**fields)
+        for kind in ("tgi", "hf-inference"):
+            with pytest.raises(ClientError, match="differ"):
+                ask(make_target(kind), call)
+        return
+    name = next(iter(fields))
+    for target in (CHATTY, make_target("tgi"), make_target("hf-inference")):
+        with pytest.raises(ClientError) as caught:
+            ask(target, call)
+        assert (caught.value.param or "").startswith(name)
+
+
+def test_a_completion_without_a_prompt_is_for_its_own_format() -> None:
+    call = OPENAI.decode(Head(method="POST", path="/v1/completions"), b'{"model":"public"}')
+
+    assert json.loads(ask(TEXTUAL, call).body) == {"model": "m"}
+    with pytest.raises(ClientError, match="'prompt' is missing"):
+        ask(CHATTY, call)
+
+
+def test_a_text_of_several_choices_that_were_not_read_is_kept_as_it_came() -> None:
+    response = good({"choices": [{"text": "x", "finish_reason": "stop"}] * 200})
+    answer = BACKENDS["openai"].answer(text(n=200), TEXTUAL, [response])
+    assert answer.verbatim == response.body
+
+
 @pytest.mark.parametrize(
     ("target", "call", "name"),
     [

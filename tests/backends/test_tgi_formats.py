@@ -99,6 +99,27 @@ class TestTgisOwnFormat:
         (request,) = BACKENDS[kind].requests(call, make_target(kind), max_output_tokens=None)
         assert request.body == body
 
+    @pytest.mark.parametrize("most", [None, 40])
+    @pytest.mark.parametrize("given", [{"max_new_tokens": 0}, {"max_new_tokens": -1, "top_k": 0}])
+    @pytest.mark.parametrize("kind", [*TGI_KINDS, "hf-inference"])
+    def test_tgi_is_left_to_judge_its_own_values(
+        self, kind: str, given: dict[str, Any], most: int | None
+    ) -> None:
+        given |= {"seed": 2**64 - 1, "temperature": 101, "do_sample": True}
+        call = asked("tgi", {"inputs": "x", "parameters": given})
+        (body,) = sent(kind, call, most)
+        assert body["parameters"] | given == body["parameters"]
+
+    @pytest.mark.parametrize("kind", ["openai", "huggingface"])
+    @pytest.mark.parametrize("name", ["tgi", "tgi-stream", "tgi-root", "hf"])
+    def test_a_value_that_would_have_to_be_translated_is_judged(self, kind: str, name: str) -> None:
+        call = asked(name, {"inputs": "x", "parameters": {"temperature": 101}})
+        with pytest.raises(ClientError, match="'temperature' in 'parameters' is 101") as caught:
+            sent(kind, call)
+        assert (caught.value.code, caught.value.status) == (Code.INVALID_PARAMETER, 400)
+        with pytest.raises(ClientError, match="'temperature'"):
+            stream(kind, call)
+
     @pytest.mark.parametrize(
         ("name", "given", "most", "gone_on"),
         [
@@ -223,6 +244,18 @@ class TestTheHostedFormat:
         odd = [{"anything": 1}]
         assert answered("hf-inference", "hf", body, odd) == odd
 
+    def test_the_hosted_api_is_left_to_judge_its_own_values(self) -> None:
+        given = {"temperature": 101, "max_new_tokens": 0, "num_return_sequences": 11}
+        body = {"inputs": "x", "parameters": given}
+        assert sent("hf-inference", asked("hf", body), 40) == [body]
+
+    @pytest.mark.parametrize("inputs", ["x", ["x", "y"]])
+    @pytest.mark.parametrize("kind", TGI_KINDS)
+    def test_what_tgi_would_be_told_in_other_words_is_judged(self, kind: str, inputs: Any) -> None:
+        call = asked("hf", {"inputs": inputs, "parameters": {"max_new_tokens": 0}})
+        with pytest.raises(ClientError, match="'max_new_tokens' in 'parameters' is 0"):
+            sent(kind, call)
+
     def test_its_stream_is_passed_on_in_tgis_frames(self) -> None:
         call = asked("hf", {"inputs": "x", "stream": True})
         told = stream("hf-inference", call)
@@ -268,6 +301,15 @@ class TestTheHostedFormat:
         rows = answered("tgi", "hf", body, TGI_TEXT, TGI_TEXT)
         assert [row[0]["generated_text"] for row in rows] == ["a end", "b end"]
         assert rows[1][0]["details"]["finish_reason"] == "eos_token"
+
+    @pytest.mark.parametrize("kind", [*TGI_KINDS, "openai", "huggingface"])
+    def test_options_that_nobody_knows_are_refused_by_name(self, kind: str) -> None:
+        taken = {"use_cache": True, "wait_for_model": False, "use_gpu": False}
+        assert sent(kind, asked("hf", {"inputs": "x", "options": taken}))
+        call = asked("hf", {"inputs": "x", "options": taken | {"foo": 1}})
+        with pytest.raises(ClientError, match=r"^'options\.foo' cannot be asked") as caught:
+            sent(kind, call)
+        assert caught.value.code == Code.UNSUPPORTED_PARAMETER
 
     @pytest.mark.parametrize("inputs", ["x", ["x", "y"]])
     def test_what_tgi_does_not_know_is_refused_by_name(self, inputs: Any) -> None:

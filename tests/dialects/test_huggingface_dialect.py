@@ -95,6 +95,11 @@ class TestDecode:
             (b'{"inputs":["x",["y"]]}', ["x", ["y"]]),
             (b'"x"', "x"),
             (b'["x"]', ["x"]),
+            (b' \r\n\t"x" \n', "x"),
+            (b'\n["x"]\n', ["x"]),
+            (b"5", "5"),
+            (b" -1.50e3\n", "-1.50e3"),
+            (b' {"inputs":"x"}', "x"),
         ],
     )
     def test_inputs_are_a_string_or_a_list_or_the_body(self, body: bytes, inputs: Any) -> None:
@@ -111,7 +116,7 @@ class TestDecode:
         assert call.original.beyond == ("max_time",)
 
     def test_the_options_are_taken_and_the_headers_say_them_too(self) -> None:
-        options = {"use_cache": False, "use_gpu": True}
+        options = {"use_cache": False, "use_gpu": False}
         call = decode(
             {"inputs": "x", "options": options},
             headers=((b"x-wait-for-model", b"true"), (b"x-use-cache", b"true")),
@@ -120,6 +125,21 @@ class TestDecode:
         assert call.original is not None
         assert not call.original.beyond
         assert "options" not in fields(decode({"inputs": "x"}))
+
+    def test_options_that_nobody_knows_are_for_this_format_alone(self) -> None:
+        options = {"foo": 1, "use_gpu": True, "wait_for_model": True, "none": None}
+        call = decode({"inputs": "x", "options": options, "max_time": 1})
+        assert call.original is not None
+        assert call.original.beyond == ("max_time", "options.foo", "options.use_gpu")
+        assert fields(call)["options"] == options
+
+    def test_a_client_may_ask_not_to_be_held(self) -> None:
+        plain = {"inputs": "x"}
+        header = ((b"x-wait-for-model", b"false"),)
+        assert decode(plain).waits_for_model
+        assert decode(plain | {"options": {"wait_for_model": True}}, headers=header).waits_for_model
+        assert not decode(plain | {"options": {"wait_for_model": False}}).waits_for_model
+        assert not decode(plain, headers=header).waits_for_model
 
     @pytest.mark.parametrize(("stream", "streams"), [(True, True), (False, False), (None, False)])
     def test_it_streams_if_told_to(self, stream: bool | None, streams: bool) -> None:
@@ -136,9 +156,12 @@ class TestDecode:
             {"inputs": "x", "stream": 1},
             {"inputs": ["x", "y"], "stream": True},
             {"inputs": "x", "stream": True, "parameters": {"num_return_sequences": 2}},
-            {"inputs": "x", "parameters": {"top_k": 0}},
+            {"inputs": "x", "parameters": {"return_full_text": 1}},
             {"inputs": "x", "parameters": {"details": "yes"}},
-            5,
+            b"true",
+            b"null",
+            b"5 6",
+            b"-",
             b'"x","parameters":{}',
             b'{"inputs"',
         ],

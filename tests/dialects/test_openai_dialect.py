@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyhole.catalog import Catalog, Route
+from keyhole.backends.originals import refuse_beyond
+from keyhole.catalog import Catalog, Route, Target, Upstream
 from keyhole.dialects.openai import CHAT, COMPLETION
 from keyhole.dialects.openai.client import OpenAiDialect, models_page, rename_model
 from keyhole.dialects.openai.upstream import encode_again
@@ -52,8 +53,10 @@ def beyond(call: Call) -> tuple[str, ...]:
 
 
 def refusal(head: Head, body: bytes) -> ClientError:
+    """What is said at once, or by an upstream of another format."""
+    target = Target(Upstream(name="gpu", kind="tgi", url="http://u"), "m")
     with pytest.raises(ClientError) as caught:
-        OPENAI.decode(head, body)
+        refuse_beyond(OPENAI.decode(head, body), target)
     return caught.value
 
 
@@ -87,11 +90,18 @@ class TestDecode:
         assert call.original is not None
         assert call.original.format == COMPLETION
 
-    @pytest.mark.parametrize("name", [None, "", "tgi", "dummy", "http://127.0.0.1:5000/v1"])
+    @pytest.mark.parametrize("name", [None, "", "http://127.0.0.1:5000/v1"])
     def test_what_clients_send_for_want_of_a_models_name_asks_for_the_default(
         self, name: str | None
     ) -> None:
-        assert chat(model=name).model is None
+        for call in (chat(model=name), text(model=name)):
+            assert (call.model, call.is_model_optional) == (None, False)
+
+    @pytest.mark.parametrize("name", ["tgi", "dummy"])
+    def test_a_word_for_none_may_yet_be_a_routes_name(self, name: str) -> None:
+        for call in (chat(model=name), text(model=name)):
+            assert (call.model, call.is_model_optional) == (name, True)
+        assert not chat(model="gpt2").is_model_optional
 
     @pytest.mark.parametrize(
         ("fields", "parameters"),
@@ -237,7 +247,7 @@ class TestDecode:
             (TEXT_HEAD, {"prompt": []}, Code.INVALID_INPUT, "prompt"),
             (TEXT_HEAD, {"prompt": ["a", 1]}, Code.INVALID_INPUT, "prompt"),
             (TEXT_HEAD, {"prompt": [1, True]}, Code.INVALID_INPUT, "prompt"),
-            (TEXT_HEAD, {"prompt": None}, Code.INVALID_INPUT, "prompt"),
+            (TEXT_HEAD, {"prompt": None}, Code.MISSING_INPUT, "prompt"),
             (TEXT_HEAD, {"prompt": "a", "max_tokens": "5"}, Code.INVALID_PARAMETER, "max_tokens"),
             (TEXT_HEAD, {"prompt": "a", "max_tokens": -1}, Code.INVALID_PARAMETER, "max_tokens"),
             (TEXT_HEAD, {"prompt": "a", "temperature": -1}, Code.INVALID_PARAMETER, "temperature"),
@@ -261,6 +271,41 @@ class TestDecode:
 
         assert (error.status, error.code, error.param) == (400, code, param)
         assert (param or "object") in error.message
+
+    @pytest.mark.parametrize(
+        ("head", "value", "param"),
+        [
+            (CHAT_HEAD, {}, "messages"),
+            (CHAT_HEAD, {"messages": "Hi"}, "messages"),
+            (CHAT_HEAD, {"messages": HI, "model": 5}, "model"),
+            (CHAT_HEAD, {"messages": HI, "model": "../x"}, "model"),
+            (TEXT_HEAD, {"prompt": "a", "stream": "yes"}, "stream"),
+            (TEXT_HEAD, {"prompt": "a", "stream": True, "stream_options": 1}, "stream_options"),
+            (TEXT_HEAD, {"n": 500, "stream": 1}, "stream"),
+        ],
+    )
+    def test_what_we_act_on_ourselves_is_refused_at_once(
+        self, head: Head, value: Any, param: str
+    ) -> None:
+        with pytest.raises(ClientError) as caught:
+            OPENAI.decode(head, json.dumps(value).encode())
+        assert caught.value.param == param
+
+    def test_the_rest_of_a_body_with_odd_values_is_read(self) -> None:
+        call = text(max_tokens=-1, top_p=7, stop=[1], temperature=0.5, model="m", stream=True)
+
+        assert call.original is not None
+        assert [field.name for field in call.original.unreadable] == [
+            "max_tokens",
+            "top_p",
+            "stop[0]",
+        ]
+        assert call.parameters == Parameters(return_full_text=False, temperature=0.5)
+        assert (call.input, call.model, call.wants_stream) == ("Once", "m", True)
+
+    def test_a_chat_is_one_even_where_no_message_can_be_read(self) -> None:
+        assert chat([]).messages
+        assert chat([5]).messages
 
     @pytest.mark.parametrize(
         "body", [b"", b"{", b'{"prompt": "\xff"}', b'{"a":' * 5000, b'{"prompt": "\\ud800"}']

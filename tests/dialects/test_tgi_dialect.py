@@ -78,6 +78,15 @@ class TestDecode:
         }
         assert original.beyond == ("odd",)
 
+    @pytest.mark.parametrize("path", ["/", "/generate", "/generate_stream"])
+    def test_a_model_may_be_named(self, path: str) -> None:
+        assert decode({"inputs": "x", "model": "o/n"}, path).model == "o/n"
+        for name in (None, "", "http://127.0.0.1:5000"):
+            assert decode({"inputs": "x", "model": name}, path).model is None
+        assert decode({"inputs": "x", "model": "tgi"}, path).is_model_optional
+        for name in (5, "../x"):
+            assert refusal({"inputs": "x", "model": name}, path).param == "model"
+
     @pytest.mark.parametrize(
         ("path", "stream", "streams"),
         [
@@ -177,14 +186,27 @@ class TestDecode:
             b'{"inputs":"x","stream":"yes"}',
             b'{"inputs":"x","parameters":[]}',
             b'{"inputs":"x","parameters":{"details":1}}',
-            b'{"inputs":"x","parameters":{"top_k":0}}',
-            b'{"inputs":"x","parameters":{"max_new_tokens":"5"}}',
+            b'{"inputs":"x","parameters":{"return_full_text":"yes"}}',
         ],
     )
     def test_what_is_no_request_is_422_as_at_tgi(self, body: bytes) -> None:
         status, _, told = refused(refusal(body))
         assert (status, told["error_type"]) == (422, "validation")
         assert told["error"].startswith("Input validation error: ")
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("top_k", 0), ("max_new_tokens", "5"), ("seed", 2**64 - 1), ("stop", [""])],
+    )
+    def test_a_value_that_only_tgi_may_judge_is_kept_with_what_is_wrong(
+        self, name: str, value: Any
+    ) -> None:
+        original = asked(**{name: value}, do_sample=True).original
+        assert original is not None
+        (kept,) = original.unreadable
+        assert (kept.name, kept.code) == (name, Code.INVALID_PARAMETER)
+        assert kept.message.startswith(f"'{name}' in 'parameters'")
+        assert not original.beyond
 
     @pytest.mark.parametrize("body", [b"", b"{", b'{"inputs":"\xff"}', b"[" * 100_000])
     def test_what_is_not_json_is_400(self, body: bytes) -> None:

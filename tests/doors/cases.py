@@ -206,7 +206,10 @@ _CORS = (
     ("access-control-allow-origin", ALLOWED_ORIGIN),
     (
         "access-control-expose-headers",
-        "x-request-id, x-keyhole-model, x-keyhole-translated, retry-after",
+        (
+            "x-request-id, x-keyhole-model, x-keyhole-translated, retry-after, x-should-retry,"
+            " x-error-code, x-error-message"
+        ),
     ),
 )
 

@@ -152,6 +152,45 @@ def test_only_a_preflight_of_an_allowed_origin_is_told_the_methods() -> None:
         assert preflight_headers(asked, ACCESS, methods) == []
 
 
+def allowed(asked: str) -> list[str]:
+    """The headers that a page is told it may send."""
+    preflight = hosted(
+        (b"origin", OPEN_TO.encode()),
+        (b"access-control-request-method", b"POST"),
+        (b"access-control-request-headers", asked.encode("latin-1")),
+    )
+    told = dict(preflight_headers(preflight, ACCESS, ("POST",)))["access-control-allow-headers"]
+    return told.split(", ")
+
+
+ALWAYS = ["authorization", "content-type", "x-api-key", "x-request-id"]
+
+
+def test_a_page_may_send_what_the_sdks_send() -> None:
+    """As openai-node 6 asks for it."""
+    wanted = ["x-stainless-arch", "x-stainless-retry-count", "x-stainless-runtime-version"]
+    wanted += ["user-agent", "x-wait-for-model", "x-use-cache", "openai-organization"]
+    assert allowed(",".join(["authorization", *wanted])) == [*ALWAYS, *wanted]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["", "cookie", "*", "x-stainless-", "x-stainless-\xe4", "x-stainless-a\r\nb: c", "host"],
+)
+def test_a_page_may_send_nothing_else(asked: str) -> None:
+    assert allowed(asked) == ALWAYS
+
+
+def test_however_much_a_page_asks_for_the_answer_is_short() -> None:
+    assert len(", ".join(allowed(",".join(["x-stainless-" + "a" * 30] * 500)))) < 1024
+
+
+def test_a_page_may_read_what_the_sdks_read() -> None:
+    told = dict(cors_headers(hosted((b"origin", OPEN_TO.encode())), ACCESS))
+    names = told["access-control-expose-headers"].split(", ")
+    assert {"x-request-id", "x-should-retry", "x-error-code", "x-error-message"} <= set(names)
+
+
 def test_only_what_can_mean_nothing_else_is_loopback() -> None:
     assert is_loopback("localhost")
     assert not is_loopback(None)

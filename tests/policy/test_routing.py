@@ -6,7 +6,8 @@ import pytest
 
 from keyhole.catalog import Catalog, Route
 from keyhole.errors import ClientError, Code
-from keyhole.policy.routing import find_route
+from keyhole.policy.routing import find_route, settle_model
+from keyhole.wire.call import Call
 
 
 def catalog(count: int) -> Catalog:
@@ -30,3 +31,14 @@ def test_a_name_without_a_route_is_told_what_there_is(count: int, hint: str) -> 
     assert caught.value.status == 404
     assert caught.value.message == "No route serves the model 'gpt2'."
     assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize("is_optional", [True, False])
+@pytest.mark.parametrize("names", [("default",), ("default", "tgi")])
+def test_a_word_for_no_model_is_a_routes_name_where_one_has_it(
+    names: tuple[str, ...], is_optional: bool
+) -> None:
+    exact = {name: Route(name=name, targets=()) for name in names}
+    here = Catalog(upstreams={}, exact=exact, patterns=(Route(name="*", targets=()),))
+    call = settle_model(here, Call(model="tgi", is_model_optional=is_optional))
+    assert call.model == (None if is_optional and "tgi" not in names else "tgi")

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from keyhole.backends import faults
 from keyhole.backends.base import EVENT_STREAM, Stream, ask, quote_model
 from keyhole.backends.fanout import ReplyReader, as_reply, refuse_several, render_chat
-from keyhole.backends.originals import refuse_beyond
+from keyhole.backends.originals import names_no_maximum, refuse_beyond
 from keyhole.catalog import Target
 from keyhole.dialects import huggingface
 from keyhole.dialects.base import NotThisFormatError
@@ -129,7 +129,7 @@ def _own_body(
             more["do_sample"] = wanted.do_sample
         if wanted.return_full_text is not None:
             more["return_full_text"] = wanted.return_full_text
-    if wanted.max_new_tokens is None and max_output_tokens is not None:
+    if max_output_tokens is not None and names_no_maximum(call):
         more["max_new_tokens"] = max_output_tokens
     return huggingface.encode_original(original, more, stream=stream)
 

@@ -1,4 +1,7 @@
-"""Which of a client's own fields an upstream can be asked for: the rest is refused by name."""
+"""Which of a client's own fields an upstream can be asked for: the rest is refused by name.
+
+What goes on as it came is not judged here: an upstream of the client's own format does that.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,20 @@ _QUESTIONS = {
 
 
 def refuse_beyond(call: Call, target: Target, *, carried: AbstractSet[str] = frozenset()) -> None:
-    """Raise ClientError for what only the client's format can say, but for what is carried."""
-    beyond = () if call.original is None else call.original.beyond
+    """Raise ClientError for what only the client's format can say, but for what is carried.
+
+    So it does for what could not be read: whoever translates a call has to ask this first.
+    """
+    if call.original is None:
+        return
+    if call.original.unreadable:
+        first = call.original.unreadable[0]
+        raise ClientError(first.code, first.message, hint=first.hint, param=first.name)
+    beyond = call.original.beyond
     if not beyond:
         return
     names = [name for name in beyond if name not in carried]
-    if call.original is None or not names:
+    if not names:
         return
     if call.original.format in _QUESTIONS:
         raise ClientError(
@@ -39,6 +50,12 @@ def refuse_beyond(call: Call, target: Target, *, carried: AbstractSet[str] = fro
         hint="Leave it out, or name a model whose upstream speaks the format of the request.",
         param=names[0],
     )
+
+
+def names_no_maximum(call: Call) -> bool:
+    """Whether the client left it open how much is generated; not if it only said it oddly."""
+    is_odd = call.original is not None and call.original.has_unreadable("max_new_tokens")
+    return call.parameters.max_new_tokens is None and not is_odd
 
 
 def _printable(name: str) -> str:

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from keyhole.backends import faults
 from keyhole.backends.base import EVENT_STREAM, Stream, ask, quote_model
 from keyhole.backends.fanout import ReplyReader, as_reply, expand, gather, only_piece
-from keyhole.backends.originals import refuse_beyond
+from keyhole.backends.originals import names_no_maximum, refuse_beyond
 from keyhole.catalog import Target
 from keyhole.dialects import tgi
 from keyhole.dialects.base import NotThisFormatError
@@ -213,7 +213,7 @@ def _own_body(
     if wanted.return_full_text is not False:  # at this path TGI's default is false
         more["return_full_text"] = True
     if original.format == _OWN:
-        if wanted.max_new_tokens is None and max_output_tokens is not None:
+        if max_output_tokens is not None and names_no_maximum(call):
             more["max_new_tokens"] = max_output_tokens
         return tgi.encode_original(original, more)
     refuse_beyond(call, target, carried=tgi.BEYOND)

@@ -10,9 +10,10 @@ from typing import Any, Protocol, TypeGuard, TypeVar
 
 import msgspec
 
+from keyhole.catalog import is_model_name
 from keyhole.errors import ClientError, Code, KeyholeError
 from keyhole.wire.answer import Answer, Stamp, Usage
-from keyhole.wire.call import Call
+from keyhole.wire.call import Call, Unreadable
 from keyhole.wire.events import Event
 from keyhole.wire.http import Head, Reply
 
@@ -20,6 +21,9 @@ _Shape = TypeVar("_Shape")
 
 _ABSURD_TOKENS = 10**9
 """More than any model's context holds: a count above it is a mistake, not a bill."""
+
+
+_WORDS_FOR_NONE = frozenset({"dummy", "tgi"})
 
 
 class ClientDialect(Protocol):
@@ -110,6 +114,30 @@ def decode_json(body: bytes, *, example: str = '{"input": "Once upon a time"}') 
             f"The body is not valid JSON: {where}.",
             hint=f"Send an object such as {example} in UTF-8.",
         ) from None
+
+
+def read_model(raw: object) -> tuple[str | None, bool]:
+    """The model that a body names, and whether that may be a word for none; raises ClientError.
+
+    Clients that know no name send nothing, the address that they call, or one of `_WORDS_FOR_NONE`.
+    """
+    if raw is None or raw == "":
+        return None, False
+    if isinstance(raw, str) and raw.startswith(("http://", "https://")):
+        return None, False
+    if not isinstance(raw, str) or not is_model_name(raw):
+        raise ClientError(
+            Code.INVALID_PARAMETER,
+            "'model' is not a model name.",
+            hint="A name looks like 'gpt2', 'owner/name' or 'owner/name:provider'.",
+            param="model",
+        )
+    return raw, raw in _WORDS_FOR_NONE
+
+
+def as_unreadable(error: ClientError) -> Unreadable:
+    """What is kept of a field that cannot be read, until somebody would have to translate it."""
+    return Unreadable(error.param or "", error.code, error.message, error.hint)
 
 
 def decode_upstream_json(body: bytes, shape: type[_Shape]) -> _Shape:

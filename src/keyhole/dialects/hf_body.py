@@ -3,6 +3,8 @@
 Shared by both dialects. It tells what the Hugging Face parameter names cover from what only
 these formats can say (`beyond`), which goes on to upstreams that speak them and is refused for
 all others. What says nothing is counted as unsaid: null, and the values in `_SAYING_NOTHING`.
+A value that is out of our bounds is no error here: an upstream of the same format may take it,
+or refuse it in its own words, and whoever has to translate it refuses it (`unreadable`).
 
 Facts (text-generation-inference db931fcf, langchain_huggingface 1.2.3):
 - the values of the table are TGI's defaults; `typical_p` of 1 keeps every token;
@@ -20,9 +22,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from keyhole.dialects.base import decode_json
-from keyhole.dialects.hf_parameters import NAMES, read_parameters
+from keyhole.dialects.hf_parameters import NAMES, read_parameters, read_what_can_be
 from keyhole.errors import ClientError, Code
-from keyhole.wire.call import Parameters
+from keyhole.wire.call import Parameters, Unreadable
 
 EXAMPLE = '{"inputs": "Once upon a time"}'
 
@@ -46,11 +48,14 @@ class Asked(Struct, frozen=True, kw_only=True):
     given: Mapping[str, Any] | None
     """The parameters that are not null, under any name; None where there is no such object."""
     parameters: Parameters
-    """Those of them that have a Hugging Face name, checked."""
+    """Those of them that have a Hugging Face name, as far as they can be read."""
+    unreadable: tuple[Unreadable, ...]
+    """Those of them that cannot."""
     beyond: tuple[str, ...]
     """The parameters and fields that were said and that are none of the known."""
     wants_details: bool
     stream: Any
+    model: Any
     options: Any
 
 
@@ -78,14 +83,17 @@ def read_body(
     known = {name: item for name, item in (given or {}).items() if name in names}
     others = [(name, item) for name, item in (given or {}).items() if name not in names]
     others += [(name, value[name]) for name in value if name not in fields]
+    parameters, unreadable = read_what_can_be(known)
     return Asked(
         fields=msgspec.json.decode(body, type=dict[str, Raw]),
         inputs=value["inputs"],
         given=given,
-        parameters=read_parameters(known),
+        parameters=parameters,
+        unreadable=unreadable,
         beyond=tuple(sorted({name for name, item in others if _says_something(name, item)})),
         wants_details=_details(given),
         stream=value.get("stream"),
+        model=value.get("model"),
         options=value.get("options"),
     )
 

@@ -18,8 +18,9 @@ from typing import Any
 
 import msgspec
 
+from keyhole.dialects.base import as_unreadable
 from keyhole.errors import ClientError, Code
-from keyhole.wire.call import Call, Parameters
+from keyhole.wire.call import Call, Parameters, Unreadable
 
 NAMES: tuple[str, ...] = Parameters.__struct_fields__
 
@@ -35,12 +36,34 @@ def read_parameters(raw: object) -> Parameters:
             hint='For example {"max_new_tokens": 50}.',
         )
     _refuse_unknown(raw)
-    if isinstance(raw.get("stop"), str):
-        raw = {**raw, "stop": [raw["stop"]]}
     try:
-        return msgspec.convert(raw, Parameters)
+        return _convert(raw)
     except msgspec.ValidationError as error:
         raise _invalid(raw, str(error)) from None
+
+
+def read_what_can_be(raw: Mapping[str, Any]) -> tuple[Parameters, tuple[Unreadable, ...]]:
+    """The parameters without those that cannot be read, and these; raises ClientError.
+
+    Raised is what says where the prompt stands, for answers are read by it.
+    """
+    left = dict(raw)
+    unreadable: list[Unreadable] = []
+    while True:
+        try:
+            return _convert(left), tuple(unreadable)
+        except msgspec.ValidationError as error:
+            fault = _invalid(left, str(error))
+            if fault.param is None or fault.param == "return_full_text":
+                raise fault from None
+            unreadable.append(as_unreadable(fault))
+            del left[fault.param]
+
+
+def _convert(raw: Mapping[str, Any]) -> Parameters:
+    if isinstance(raw.get("stop"), str):
+        raw = {**raw, "stop": [raw["stop"]]}
+    return msgspec.convert(raw, Parameters)
 
 
 def full_text(call: Call, prompt: str, text: str, *, is_chat: bool) -> str:
@@ -97,7 +120,9 @@ def _invalid(raw: Mapping[str, Any], problem: str) -> ClientError:
     shown = f" is {value!r}" if is_number else ""
     expected = what[:1].lower() + what[1:]
     return ClientError(
-        Code.INVALID_PARAMETER, f"'{name}' in 'parameters'{shown}: {expected.replace('`', '')}."
+        Code.INVALID_PARAMETER,
+        f"'{name}' in 'parameters'{shown}: {expected.replace('`', '')}.",
+        param=name if name in raw else None,
     )
 
 

@@ -5,10 +5,11 @@ the same name, and the answer is kept as it came; the texts are read beside that
 stand where they usually do. Towards clients it is that API as it was before it was retired: the
 model's name in the path, the prompt in front of the text, `details` and streams as TGI has them.
 
-`options` and the headers of the same meaning are taken from everybody. They say how that API
-went about its work: whether it might answer from a cache (there is none here) and whether it
-should wait for a model to load (that is for the route's first_byte_timeout_s to say); an
-upstream of this format is told them.
+Of the `options`, `use_cache` and `wait_for_model` and the headers of the same meaning are taken
+whatever the upstream. They say how that API went about its work: whether it might answer from a
+cache (there is none here) and whether it should wait for a model to load, which we do unless told
+otherwise. Other options are refused where they cannot be passed on, but for the `use_gpu: false`
+that InferenceApi of old huggingface_hub always sent.
 
 Facts (hub-docs 99e4e05a of 2022 and 11595829 of 2024, api-inference-community 2fd0029,
 huggingface.js recordings to April 2025):
@@ -18,7 +19,7 @@ huggingface.js recordings to April 2025):
 - models that answer a prompt instead of continuing it leave the prompt out;
 - an error is {"error": TEXT}, while a model loads with `estimated_time` in seconds, and with
   `warnings` where the model failed; a parameter out of its range is 400;
-- a body that is a string or a list is the inputs themselves.
+- a body that is a string, a number or a list is the inputs themselves.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ Texts = tuple[tuple[str, ...], ...]
 _NO_PARAMETERS = Parameters()
 _PREFIXES = ("/models/", "/hf-inference/models/")
 _FIELDS = frozenset({"inputs", "parameters", "options", "stream", "model"})
+_JSON_SPACE = b" \t\r\n"
+_RAW_INPUTS = tuple(bytes([byte]) for byte in b'"[-0123456789')
 _OPTION_HEADERS = (("use_cache", b"x-use-cache"), ("wait_for_model", b"x-wait-for-model"))
 
 
@@ -171,13 +174,11 @@ class HuggingFaceDialect:
     def decode(self, head: Head, body: bytes) -> Call:
         """Read the model from the path, and `inputs`, `parameters`, `options` and `stream`."""
         model = _model(head.path)
-        if body[:1] in (b'"', b"["):
-            decode_json(body, example=EXAMPLE)
-            body = b'{"inputs":%b}' % body
-        asked = read_body(body, fields=_FIELDS)
+        asked = read_body(_whole(body), fields=_FIELDS)
         if not isinstance(asked.inputs, str | list):
             raise ClientError(Code.INVALID_INPUT, "'inputs' must be a string or a list.")
         options = _options(asked.options, head)
+        others = sorted(f"options.{name}" for name in options if _is_other(name, options[name]))
         fields = {**asked.fields, "options": Raw(msgspec.json.encode(options))}
         return Call(
             model=model,
@@ -185,10 +186,12 @@ class HuggingFaceDialect:
             parameters=asked.parameters,
             wants_stream=read_stream(asked.stream, asked.inputs, asked.parameters),
             wants_usage=asked.wants_details,
+            waits_for_model=options.get("wait_for_model") is not False,
             original=Original(
                 format=FORMAT,
                 fields=fields if options else asked.fields,
-                beyond=asked.beyond,
+                beyond=(*asked.beyond, *others),
+                unreadable=asked.unreadable,
             ),
         )
 
@@ -235,6 +238,22 @@ def _model(path: str) -> str:
             hint="A name looks like 'gpt2', 'owner/name' or 'owner/name:provider'.",
         )
     return model
+
+
+def _whole(body: bytes) -> bytes:
+    """The body, or an object made of one that is only the inputs; raises ClientError."""
+    raw = body.strip(_JSON_SPACE)
+    if not raw.startswith(_RAW_INPUTS):
+        return body
+    value = decode_json(raw, example=EXAMPLE)
+    is_number = isinstance(value, int | float)
+    return b'{"inputs":"%b"}' % raw if is_number else b'{"inputs":%b}' % raw
+
+
+def _is_other(name: str, value: object) -> bool:
+    """Whether an option asks for something that an upstream of another format cannot be asked."""
+    is_known = name in ("use_cache", "wait_for_model")
+    return not is_known and value is not None and (name, value) != ("use_gpu", False)
 
 
 def _options(given: object, head: Head) -> Mapping[str, Any]:

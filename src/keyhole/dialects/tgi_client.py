@@ -23,8 +23,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from keyhole.catalog import is_model_name
-from keyhole.dialects.base import decode_json
+from keyhole.dialects.base import decode_json, read_model
 from keyhole.dialects.hf_body import EXAMPLE, Asked, read_body
 from keyhole.dialects.hf_parameters import NAMES, full_text, read_stream
 from keyhole.dialects.hf_replies import headers_of, only_text, status_of
@@ -66,7 +65,10 @@ class TgiDialect:
     """Whether the text has its prompt in front where nothing is said; None: if it continues it."""
 
     def decode(self, head: Head, body: bytes) -> Call:
-        """Read `inputs`, `parameters` and `stream`; the rest is kept for a TGI upstream."""
+        """Read `inputs`, `parameters`, `stream`, and `model`, which TGI's own clients leave out.
+
+        The rest is kept for a TGI upstream.
+        """
         asked = read_body(body, fields=_FIELDS, names=_NAMES)
         if not isinstance(asked.inputs, str):
             raise ClientError(Code.INVALID_INPUT, "'inputs' must be a string.")
@@ -78,13 +80,20 @@ class TgiDialect:
             if wanted.return_full_text is None
             else wanted.return_full_text,
         )
+        model, is_model_optional = read_model(asked.model)
         return Call(
-            model=None,
+            model=model,
+            is_model_optional=is_model_optional,
             input=asked.inputs,
             parameters=parameters,
             wants_stream=self._streams(head, asked),
             wants_usage=asked.wants_details,
-            original=Original(format=FORMAT, fields=asked.fields, beyond=asked.beyond),
+            original=Original(
+                format=FORMAT,
+                fields=asked.fields,
+                beyond=asked.beyond,
+                unreadable=asked.unreadable,
+            ),
         )
 
     def encode(self, call: Call, answer: Answer, stamp: Stamp) -> bytes:  # noqa: ARG002
@@ -149,8 +158,10 @@ class TgiTokenizeDialect(TgiDialect):
             hint = f"Send an object such as {EXAMPLE}."
             raise ClientError(Code.MISSING_INPUT, "'inputs' must be a string.", hint=hint)
         fields = msgspec.json.decode(body, type=dict[str, Raw])
+        model, is_model_optional = read_model(value.get("model"))
         return Call(
-            model=_model_name(value.get("model")),
+            model=model,
+            is_model_optional=is_model_optional,
             input=text,
             original=Original(format=TOKENS, fields=fields, beyond=(head.path,)),
         )
@@ -204,19 +215,13 @@ def info(model: str, *, version: str) -> Reply:
     return Reply(status=200, headers=[("content-type", JSON)], body=encode_info(told))
 
 
-def _model_name(raw: object) -> str | None:
-    if raw is not None and not (isinstance(raw, str) and is_model_name(raw)):
-        raise ClientError(Code.INVALID_PARAMETER, "'model' is not a model name.", param="model")
-    return raw
-
-
 def _samples(asked: Asked) -> bool | None:
     """Whether sampling is on by TGI's rules; None where nothing is said. 0 degrees is greedy."""
     given: Mapping[str, Any] | None = asked.given
     if given is None:
         return None
-    temperature = asked.parameters.temperature
-    if temperature == 0:
+    temperature = given.get("temperature")
+    if temperature == 0 and asked.parameters.temperature == 0:
         return False
     return (
         asked.parameters.do_sample is True

@@ -17,7 +17,18 @@ from keyhole.catalog import Access
 from keyhole.errors import ClientError, Code
 from keyhole.wire.http import Head
 
-_EXPOSED = "x-request-id, x-keyhole-model, x-keyhole-translated, retry-after"
+_EXPOSED = (
+    "x-request-id, x-keyhole-model, x-keyhole-translated, retry-after, x-should-retry,"
+    " x-error-code, x-error-message"
+)
+_ALWAYS_ALLOWED = ("authorization", "content-type", "x-api-key", "x-request-id")
+_ALLOWED_IF_ASKED = re.compile(
+    r"openai-(organization|project)|user-agent|idempotency-key|x-(use-cache|wait-for-model)"
+    r"|x-stainless-[a-z-]{1,30}"
+)
+"""What the SDKs of OpenAI and Hugging Face send beside those; none of it goes on or is acted on,
+but for the two of the hosted API."""
+_MAX_ALLOWED = 20
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.\-]+)(?::([0-9]{1,5}))?", re.ASCII)
 
 
@@ -81,9 +92,16 @@ def preflight_headers(
         return []
     return [
         ("access-control-allow-methods", ", ".join(methods)),
-        ("access-control-allow-headers", "authorization, content-type, x-api-key, x-request-id"),
+        ("access-control-allow-headers", ", ".join([*_ALWAYS_ALLOWED, *_asked_for(head)])),
         ("access-control-max-age", "600"),
     ]
+
+
+def _asked_for(head: Head) -> list[str]:
+    """The headers that a page wants to send and may; a browser names them in lower case."""
+    asked = _single(head, b"access-control-request-headers") or ""
+    names = (name.strip().lower() for name in asked.split(","))
+    return [name for name in names if _ALLOWED_IF_ASKED.fullmatch(name)][:_MAX_ALLOWED]
 
 
 @lru_cache(maxsize=256)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from keyhole.catalog import AS_ASKED, DEFAULT_ROUTE, Catalog, Route, Target
 from keyhole.errors import ClientError, Code, UpstreamError
+from keyhole.wire.call import Call
 
 _WORTH_ANOTHER_TARGET = frozenset(
     {
@@ -32,6 +35,13 @@ _MAX_NAMES = 10
 _LOADING_ASKED_WITHIN_S = (0.25, 2.0)
 """How soon, and how late, a model that loads is asked again: upstreams say 20 s of any (hosted
 API), 0 or nothing at all (llama.cpp), and a call that is held should be answered when it can."""
+
+
+def settle_model(catalog: Catalog, call: Call) -> Call:
+    """The call, of the default route where its model is a word for none that no route is named."""
+    if not call.is_model_optional or call.model in catalog.exact:
+        return call
+    return replace(call, model=None, is_model_optional=False)
 
 
 def find_route(catalog: Catalog, model: str | None) -> Route:

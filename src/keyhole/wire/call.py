@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Raw, Struct
 
+from keyhole.errors import Code
+
 MAX_STOP_STRINGS = 16
 
 _NonEmpty = Annotated[str, Meta(min_length=1)]
@@ -46,6 +48,15 @@ class Message(Struct, frozen=True):
     content: str
 
 
+class Unreadable(Struct, frozen=True):
+    """A field that was said and that cannot be translated: what is told where it would have to."""
+
+    name: str
+    code: Code
+    message: str
+    hint: str | None = None
+
+
 class Original(Struct, frozen=True, kw_only=True):
     """The body as the client sent it, for an upstream that speaks the same format."""
 
@@ -56,6 +67,12 @@ class Original(Struct, frozen=True, kw_only=True):
     """The top level of its JSON, each value as it came."""
     beyond: tuple[str, ...] = ()
     """The fields that were said and that only this format can say, such as `tools`."""
+    unreadable: tuple[Unreadable, ...] = ()
+    """Those whose values only an upstream of this format may judge; nothing else holds them."""
+
+    def has_unreadable(self, *names: str) -> bool:
+        """Whether one of the names is that of a field which was said and could not be read."""
+        return any(field.name in names for field in self.unreadable)
 
 
 class Call(Struct, frozen=True, kw_only=True):
@@ -63,6 +80,9 @@ class Call(Struct, frozen=True, kw_only=True):
 
     model: str | None
     """The public name; None asks for the default route."""
+    is_model_optional: bool = False
+    """Whether the name may be one that clients send for want of any: the default route's, then,
+    unless a route of that name is configured."""
     input: str | list[Any] = ""
     """The text, or a list as it came: only a backend knows what its upstream takes."""
     messages: tuple[Message, ...] = ()
@@ -71,6 +91,8 @@ class Call(Struct, frozen=True, kw_only=True):
     wants_stream: bool = False
     wants_usage: bool = False
     """Whether a client that streams asked to be told the usage."""
+    waits_for_model: bool = True
+    """Whether it may be held while nobody can answer it but a model that loads."""
     original: Original | None = None
     """None where the dialect is one that no upstream speaks."""
 

@@ -1,8 +1,10 @@
 """What a client's body in the OpenAI format asks for.
 
-Of all fields it checks only those that every upstream must understand. Whatever else is there
-goes untouched to an upstream of the same format; for the others its name is kept in `beyond`,
-unless its value asks for nothing, such as a penalty of 0. No error holds a value of the body.
+Of all fields it checks only those that decide where a call goes and how it is answered. Whatever
+else is there goes untouched to an upstream of the same format, in bounds or not. For the others
+what they must understand is read; where that fails, the error is kept in `unreadable` for whoever
+has to translate. The name of what only this format has is kept in `beyond`, unless its value asks
+for nothing, such as a penalty of 0. No error holds a value of the body.
 
 Facts (openai-python 3.54.0 types, vLLM 0.28, TGI at db931fcf; November 2026):
 - `max_completion_tokens` is the newer name of `max_tokens` in chats; 0 is asked for by programs
@@ -22,15 +24,13 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from keyhole.catalog import is_model_name
-from keyhole.dialects.base import decode_json
+from keyhole.dialects.base import as_unreadable, decode_json, read_model
 from keyhole.dialects.openai import CHAT, COMPLETION
 from keyhole.errors import ClientError, Code
-from keyhole.wire.call import Call, Message, Original, Parameters
+from keyhole.wire.call import Call, Message, Original, Parameters, Unreadable
 
 MAX_CHOICES = 128
 _MAX_SEED = 2**63 - 1
-_NO_MODEL = frozenset({"", "dummy", "tgi"})
 _TEXT_ROLES = frozenset({"system", "developer", "user", "assistant"})
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]{1,40}")
 
@@ -55,12 +55,12 @@ class _Options(Struct, kw_only=True):
 
 
 class _Chat(_Options, kw_only=True):
-    messages: list[dict[str, Any]]
+    messages: list[Any]
     max_completion_tokens: _Tokens | None = None
 
 
 class _Completion(_Options, kw_only=True):
-    prompt: str | list[Any]
+    prompt: str | list[Any] | None = None
     echo: bool | None = None
 
 
@@ -70,6 +70,9 @@ _READ = {
     CHAT: frozenset(_Chat.__struct_fields__),
     COMPLETION: frozenset(_Completion.__struct_fields__),
 }
+
+_NEEDED = frozenset({"messages", "model", "stream", "stream_options"})
+"""What must be of its kind whoever is asked, for we act on it ourselves."""
 
 _ASKS_NOTHING: Mapping[str, tuple[Any, ...]] = {
     "best_of": (1,),
@@ -108,53 +111,59 @@ What goes with tools is among them, for without `tools` it means nothing.
 def decode_chat_call(body: bytes) -> Call:
     """The call of a body of `POST /v1/chat/completions`; raises ClientError."""
     fields = _decode_fields(body)
-    asked = _decode(body, _Chat)
-    if not asked.messages:
-        raise _invalid_input("messages", "is empty")
+    unreadable: list[Unreadable] = []
+    asked = _decode(body, fields, _Chat, unreadable)
     beyond: list[str] = []
-    messages = tuple(
-        _message(f"messages[{index}]", raw, beyond) for index, raw in enumerate(asked.messages)
-    )
+    messages = _messages(asked.messages, beyond, unreadable)
     newer = asked.max_completion_tokens
     if newer is not None:
         if asked.max_tokens not in (None, newer):
-            raise ClientError(
-                Code.INVALID_PARAMETER,
-                "'max_tokens' and 'max_completion_tokens' differ.",
-                hint="Name one of them.",
-                param="max_completion_tokens",
-            )
+            unreadable.append(_DIFFERENT_MAXIMA)
         asked.max_tokens = newer
     parameters = _parameters(asked, beyond, is_echoed=False)
     beyond += _unread(fields, CHAT)
+    model, is_model_optional = read_model(asked.model)
     return Call(
-        model=_model(asked.model),
+        model=model,
+        is_model_optional=is_model_optional,
         messages=messages,
         parameters=parameters,
         wants_stream=bool(asked.stream),
         wants_usage=_wants_usage(asked, beyond),
-        original=Original(format=CHAT, fields=fields, beyond=tuple(beyond)),
+        original=Original(
+            format=CHAT, fields=fields, beyond=tuple(beyond), unreadable=tuple(unreadable)
+        ),
     )
 
 
 def decode_completion_call(body: bytes) -> Call:
     """The call of a body of `POST /v1/completions`; raises ClientError."""
     fields = _decode_fields(body)
-    asked = _decode(body, _Completion)
+    unreadable: list[Unreadable] = []
+    asked = _decode(body, fields, _Completion, unreadable)
     beyond: list[str] = []
-    if isinstance(asked.prompt, list) and not _is_of(asked.prompt, str):
-        if not _is_tokens(asked.prompt):
-            raise _invalid_input("prompt", "must be a string or a list of strings")
-        beyond.append("prompt")
+    if asked.prompt is None:
+        if not any(field.name == "prompt" for field in unreadable):
+            unreadable.append(_NO_PROMPT)
+    elif isinstance(asked.prompt, list) and not _is_of(asked.prompt, str):
+        if _is_tokens(asked.prompt):
+            beyond.append("prompt")
+        else:
+            problem = _invalid_input("prompt", "must be a string or a list of strings")
+            unreadable.append(as_unreadable(problem))
     parameters = _parameters(asked, beyond, is_echoed=bool(asked.echo))
     beyond += _unread(fields, COMPLETION)
+    model, is_model_optional = read_model(asked.model)
     return Call(
-        model=_model(asked.model),
-        input=asked.prompt,
+        model=model,
+        is_model_optional=is_model_optional,
+        input="" if asked.prompt is None else asked.prompt,
         parameters=parameters,
         wants_stream=bool(asked.stream),
         wants_usage=_wants_usage(asked, beyond),
-        original=Original(format=COMPLETION, fields=fields, beyond=tuple(beyond)),
+        original=Original(
+            format=COMPLETION, fields=fields, beyond=tuple(beyond), unreadable=tuple(unreadable)
+        ),
     )
 
 
@@ -173,14 +182,25 @@ def _decode_fields(body: bytes) -> dict[str, Raw]:
         raise
 
 
-def _decode(body: bytes, shape: type[_Shape]) -> _Shape:
-    try:
-        return msgspec.json.decode(body, type=shape)
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
-    except (msgspec.DecodeError, RecursionError):
-        decode_json(body)
-        raise
+def _decode(
+    body: bytes, fields: Mapping[str, Raw], shape: type[_Shape], unreadable: list[Unreadable]
+) -> _Shape:
+    """The fields that can be read; the others are added to `unreadable`."""
+    left = dict(fields)
+    while True:
+        try:
+            return msgspec.json.decode(body, type=shape)
+        except msgspec.ValidationError as error:
+            fault = _invalid(str(error))
+            name = (fault.param or "").partition("[")[0].partition(".")[0]
+            if name in _NEEDED or name not in left:
+                raise fault from None
+            unreadable.append(as_unreadable(fault))
+            del left[name]
+            body = msgspec.json.encode(left)
+        except (msgspec.DecodeError, RecursionError):
+            decode_json(body)
+            raise
 
 
 def _invalid(problem: str) -> ClientError:
@@ -200,8 +220,25 @@ def _invalid(problem: str) -> ClientError:
     )
 
 
-def _message(where: str, raw: Mapping[str, Any], beyond: list[str]) -> Message:
+def _messages(
+    given: list[Any], beyond: list[str], unreadable: list[Unreadable]
+) -> tuple[Message, ...]:
+    """The conversation as text, never empty: an empty message stands for what is none."""
+    if not given:
+        unreadable.append(as_unreadable(_invalid_input("messages", "is empty")))
+    messages = []
+    for index, raw in enumerate(given):
+        try:
+            messages.append(_message(f"messages[{index}]", raw, beyond))
+        except ClientError as error:
+            unreadable.append(as_unreadable(error))
+    return tuple(messages) or (Message("user", ""),)
+
+
+def _message(where: str, raw: object, beyond: list[str]) -> Message:
     """One message as text; what is no text is named in `beyond`."""
+    if not isinstance(raw, dict):
+        raise _invalid_input(where, "must be an object")
     role, content = raw.get("role"), raw.get("content")
     if not isinstance(role, str) or not role:
         raise _invalid_input(f"{where}.role", "must be a string")
@@ -287,19 +324,6 @@ def _wants_usage(asked: _Options, beyond: list[str]) -> bool:
     return options.get("include_usage") is True
 
 
-def _model(name: str | None) -> str | None:
-    if name is None or name in _NO_MODEL or name.startswith(("http://", "https://")):
-        return None
-    if not is_model_name(name):
-        raise ClientError(
-            Code.INVALID_PARAMETER,
-            "'model' is not a model name.",
-            hint="A name looks like 'gpt2', 'owner/name' or 'owner/name:provider'.",
-            param="model",
-        )
-    return name
-
-
 def _is_of(items: list[Any], kind: type) -> bool:
     return bool(items) and all(type(item) is kind for item in items)
 
@@ -318,3 +342,12 @@ def _shown(name: object) -> str:
 
 def _invalid_input(param: str, problem: str) -> ClientError:
     return ClientError(Code.INVALID_INPUT, f"'{param}' {problem}.", param=param)
+
+
+_NO_PROMPT = Unreadable("prompt", Code.MISSING_INPUT, "'prompt' is missing.")
+_DIFFERENT_MAXIMA = Unreadable(
+    "max_completion_tokens",
+    Code.INVALID_PARAMETER,
+    "'max_tokens' and 'max_completion_tokens' differ.",
+    "Name one of them.",
+)
