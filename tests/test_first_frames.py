@@ -18,6 +18,7 @@ from keyhole.backends.tgi import Tgi
 from keyhole.catalog import Target, Upstream
 from keyhole.dialects.openai.client import OpenAiDialect
 from keyhole.errors import Code, UpstreamError
+from keyhole.ports import Timed
 from keyhole.relay import Relay
 from keyhole.wire.answer import Stamp
 from keyhole.wire.http import Head
@@ -25,6 +26,17 @@ from keyhole.wire.http import Head
 ERROR = b'data: {"error": {"message": "CUDA", "code": 500}}\n\n'
 TGI_ERROR = b'data: {"error": "CUDA", "error_type": "generation"}\n\n'
 PING = b": ping\n\n"
+
+
+class NoAlarms:
+    def now_s(self) -> float:
+        return 0.0
+
+    def watch(self, timed: Timed) -> None:
+        """Nobody is late here."""
+
+    def forget(self, timed: Timed) -> None:
+        """Nor ever was."""
 
 
 class Incoming:
@@ -77,7 +89,8 @@ async def streamed(*reads: bytes, kind: str = "openai") -> bytes:
     plan = {"openai": OpenAi(), "tgi": Tgi()}[kind].stream(call, target, max_output_tokens=None)
     incoming, sink = Incoming(reads), Sink()
     relay = Relay(call, target, plan, incoming, max_frame_bytes=10_000)
-    first = await relay.begin(dialect.stream(call, Stamp("id", 1, "m"), is_chat=True))
+    writer = dialect.stream(call, Stamp("id", 1, "m"), is_chat=True)
+    first = await relay.begin(writer, NoAlarms(), 20)
     relay.start(sink, first)
     assert sink.has_ended
     return b"".join(sink.sent)

@@ -14,7 +14,7 @@ from keyhole.catalog import Target, Upstream
 from keyhole.dialects.base import EventReader, NotThisFormatError, StreamFailedError
 from keyhole.errors import Code, GatewayError, KeyholeError, UpstreamError
 from keyhole.ports import Receiver, Timed
-from keyhole.relay import Relay
+from keyhole.relay import END_WITHIN_S, Relay
 from keyhole.secret import Secret
 from keyhole.wire.answer import Usage
 from keyhole.wire.call import Call
@@ -78,6 +78,7 @@ class Incoming:
         self.chunks = list(chunks)
         self.receiver: Receiver | None = None
         self.is_closed = self.is_paused = False
+        self.given_up: UpstreamError | None = None
 
     async def read(self) -> bytes:
         chunk = self.chunks.pop(0) if self.chunks else b""
@@ -111,6 +112,9 @@ class Incoming:
 
     def resume(self) -> None:
         self.is_paused = False
+
+    def give_up(self, error: UpstreamError) -> None:
+        self.given_up = error
 
     def close(self) -> None:
         self.is_closed = True
@@ -175,15 +179,15 @@ class World:
         self.sink = Sink(self.relay)
         self.alarms = Alarms()
         self.ends: list[tuple[KeyholeError | None, bool]] = []
-        self.relay.carry(self._ended, self.alarms, 0)
+        self.relay.carry(self._ended, 0)
 
     def _ended(self, relay: Relay, error: KeyholeError | None, *, has_left: bool) -> None:
         assert relay is self.relay
         self.ends.append((error, has_left))
 
     async def begin(self, heartbeat_s: float = 0) -> bytes:
-        first = await self.relay.begin(Writer())
-        self.relay.carry(self._ended, self.alarms, heartbeat_s)
+        first = await self.relay.begin(Writer(), self.alarms, 20)
+        self.relay.carry(self._ended, heartbeat_s)
         return first
 
     async def run(self) -> bytes:
@@ -422,3 +426,40 @@ class TestFailing:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert here.ends == []
+
+
+class TestBehindTheLastFrame:
+    """When all has been said, nothing that the connection does can spoil it."""
+
+    @pytest.mark.parametrize("is_passed_on", [False, True])
+    async def test_a_connection_that_breaks_is_a_good_end(self, is_passed_on: bool) -> None:
+        here = World(GOOD, BROKEN, is_passed_on=is_passed_on)
+        whole = World(GOOD, is_passed_on=is_passed_on)
+        assert await here.run() == await whole.run()
+        assert here.ends == [(None, False)]
+
+    async def test_one_that_is_kept_open_is_ended_by_us(self) -> None:
+        here = World(b"data: one\n\n", b"data: end\n\n")
+        here.relay.start(here.sink, await here.begin())
+        while here.incoming.chunks:
+            here.relay.piece(here.incoming.chunks.pop(0))
+        assert here.relay.due_s == END_WITHIN_S
+        here.relay.expire(END_WITHIN_S)
+        assert here.incoming.is_closed
+        assert here.ends == [(None, False)]
+        assert here.sink.written == await World(b"data: one\n\n", b"data: end\n\n").run()
+
+
+async def test_comments_are_no_first_frame_and_the_time_for_one_ends() -> None:
+    here = World(b":\n\n", GOOD)
+    read = here.incoming.read
+
+    async def read_late() -> bytes:
+        here.relay.expire(here.relay.due_s)
+        return await read()
+
+    here.incoming.read = read_late  # type: ignore[method-assign]
+    await here.begin()
+    assert here.incoming.given_up is not None
+    assert here.incoming.given_up.code == Code.UPSTREAM_TIMEOUT
+    assert here.relay.due_s == math.inf

@@ -164,7 +164,7 @@ class Gateway:
         dialect = admission.place.dialect
         return self._end(admission, dialect.refuse(error, admission.record.request_id))
 
-    def turn_away(self, head: Head, error: ClientError) -> Reply:
+    def turn_away(self, head: Head, error: KeyholeError) -> Reply:
         """Refuse a request that a door could not make sense of, with what it knows of the head."""
         return self.refuse(self._begin(head), error)
 
@@ -199,7 +199,7 @@ class Gateway:
         route = find_route(self._parts.catalog, call.model)
         record.model = route.name
         patience_s = route.first_byte_timeout_s or dialect.first_byte_timeout_s
-        began_s = admission.began_s
+        began_s = self._parts.clock.monotonic()  # not while a client was sending
         wish = Wish(call, route, dialect, record, began_s, began_s + patience_s)
         if call.wants_stream:
             return await self._stream(wish)
@@ -261,7 +261,8 @@ class Gateway:
                 return None, self._write_whole(wish, answer), translated
             relay = Relay(call, target, streaming, incoming, max_frame_bytes=parts.max_frame_bytes)
             writer = wish.dialect.stream(call, self._stamp(wish), is_chat=streaming.is_chat)
-            first = await relay.begin(writer)
+            patience_s = wish.deadline_s - parts.clock.monotonic()
+            first = await relay.begin(writer, parts.alarms, patience_s)
         except BaseException:
             incoming.close()
             raise
@@ -394,7 +395,7 @@ class Gateway:
         record.status = reply.status
         if isinstance(stream, Relay):
             ended = partial(self._end_stream, admission)
-            stream.carry(ended, self._parts.alarms, self._parts.heartbeat_s)
+            stream.carry(ended, self._parts.heartbeat_s)
         else:
             record.bytes_out = 0 if record.method == "HEAD" else len(reply.body)
             self._observe_end(admission)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from keyhole.errors import KeyholeError
+from keyhole.errors import KeyholeError, UpstreamError
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
 from keyhole.wire.records import AccessRecord
 
@@ -81,6 +81,10 @@ class Incoming(Protocol):
 
     def resume(self) -> None:
         """Push again."""
+        ...
+
+    def give_up(self, error: UpstreamError) -> None:
+        """End with an error for whoever reads."""
         ...
 
     def close(self) -> None:

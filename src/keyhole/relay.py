@@ -27,6 +27,9 @@ from keyhole.wire.events import Counted, Event
 from keyhole.wire.http import Sink
 from keyhole.wire.sse import Frame, FrameTooLargeError, SseReader
 
+END_WITHIN_S = 2.0
+"""How long an upstream may keep a stream open behind its last frame: there is usage to come."""
+
 
 class Ended(Protocol):
     """Told once that a stream is over."""
@@ -72,16 +75,31 @@ class Relay:
         self.bytes_out = 0
         self.due_s = self.watched_s = math.inf
 
-    async def begin(self, writer: EventWriter) -> bytes:
+    async def begin(self, writer: EventWriter, alarms: Alarms, patience_s: float) -> bytes:
         """Read up to the first frame that says something; the client's bytes for it.
 
         Raises UpstreamError: until then nothing has gone to the client, and another upstream
-        may be asked.
+        may be asked. Comments do not count for it, however many come.
         """
         self._writer = writer
+        self._alarms = alarms
+        self.due_s = alarms.now_s() + patience_s
+        alarms.watch(self)
+        try:
+            return await self._begin()
+        finally:
+            self.due_s = math.inf
+            alarms.forget(self)
+
+    async def _begin(self) -> bytes:
         out: list[bytes] = []
         while not out and not self._is_over:
-            chunk = await self._incoming.read()
+            try:
+                chunk = await self._incoming.read()
+            except UpstreamError:
+                if not self._plan.reader.is_complete:
+                    raise
+                chunk = b""  # it has said all that it had to say
             try:
                 if chunk:
                     self._take(chunk, out)
@@ -95,10 +113,9 @@ class Relay:
             self._is_over = not chunk or self._failure is not None
         return b"".join(out)
 
-    def carry(self, ended: Ended, alarms: Alarms, heartbeat_s: float) -> None:
+    def carry(self, ended: Ended, heartbeat_s: float) -> None:
         """Say who is to be told of its end, and how long it may be silent; 0 for ever."""
         self._ended = ended
-        self._alarms = alarms
         writer = self._writer
         if writer is not None and writer.heartbeat:
             self._heartbeat_s = heartbeat_s
@@ -152,8 +169,9 @@ class Relay:
             written = out[0] if len(out) == 1 else b"".join(out)
             self.bytes_out += len(written)
             self._sink.send(written)
-            if self._heartbeat_s:
-                self._listen()
+            self._listen()
+        elif self._plan.reader.is_complete:
+            self._listen()
 
     def ended(self, error: KeyholeError | None) -> None:
         """The upstream's bytes have ended: all of them, or with what went wrong."""
@@ -161,9 +179,9 @@ class Relay:
             return
         out: list[bytes] = []
         try:
-            if error is not None:
+            if error is not None and not self._plan.reader.is_complete:
                 raise error
-            self._take_end(out)
+            self._take_end(out)  # what breaks behind the last frame breaks nothing
         except Exception as early:  # noqa: BLE001  # an edge, as above
             self._fail(early, out)
         else:
@@ -173,8 +191,19 @@ class Relay:
     # For the deadline wheel
 
     def expire(self, now_s: float) -> None:
-        """It has been silent for too long: a comment keeps proxies from closing it."""
-        if self._sink is not None and self._writer is not None and not self._is_over:
+        """It has been silent for too long.
+
+        At first that is a failure; later a comment keeps proxies from closing the stream; and
+        behind the last frame there is nothing more to wait for.
+        """
+        if self._is_over:
+            return
+        if self._sink is None:
+            self._incoming.give_up(faults.no_frame_in_time(self._target))
+        elif self._plan.reader.is_complete:
+            self._incoming.close()
+            self.ended(None)
+        elif self._writer is not None:
             self.due_s = now_s + self._heartbeat_s
             if not self._is_paused:  # a client that takes nothing is not kept alive by more
                 self.bytes_out += len(self._writer.heartbeat)
@@ -278,8 +307,11 @@ class Relay:
             ended(self, error, has_left=has_left)
 
     def _listen(self) -> None:
-        """Put the next heartbeat off."""
-        if self._alarms is not None and self._heartbeat_s and not self._is_over:
-            self.due_s = self._alarms.now_s() + self._heartbeat_s
+        """Put the next heartbeat off, or the end of what only an end is missing of."""
+        if self._alarms is None or self._is_over:
+            return
+        waits_s = END_WITHIN_S if self._plan.reader.is_complete else self._heartbeat_s
+        if waits_s:
+            self.due_s = self._alarms.now_s() + waits_s
             if self.due_s < self.watched_s:
                 self._alarms.watch(self)

@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -30,9 +30,11 @@ import uvloop
 from keyhole import main
 from keyhole.config import Settings
 from keyhole.errors import SetupError
+from keyhole.io.failures import shutting_down
 from keyhole.server.app import AsgiDoor
 from keyhole.server.edge import Edge
 from keyhole.server.fastlane import FastLane
+from keyhole.server.strict import StrictProtocol
 from keyhole.server.sweep import sweep_connections
 
 MAX_FILES = 1 << 20
@@ -92,7 +94,9 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         loop.add_signal_handler(signal.SIGINT, stop)
         args = (loop, orphaned)
         threading.Thread(target=_await_parent_end, args=args, daemon=True).start()
-        cutting_off = asyncio.ensure_future(_cut_off(runtime, stopping))
+        cutting_off = asyncio.ensure_future(
+            _cut_off(runtime, stopping, server.server_state.connections)
+        )
         sweeping = asyncio.ensure_future(sweep_connections(server.server_state))
         collecting = asyncio.ensure_future(collect_rarely())
         await server.serve(sockets=[listener])
@@ -141,11 +145,16 @@ def allow_many_files() -> None:
                 return
 
 
-async def _cut_off(runtime: main.Runtime, stopping: asyncio.Event) -> None:
+async def _cut_off(
+    runtime: main.Runtime, stopping: asyncio.Event, connections: Iterable[object]
+) -> None:
     """Fail what is still under way when the time to finish it is over."""
     await stopping.wait()
     await asyncio.sleep(runtime.settings.drain_timeout_s)
     await runtime.transport.aclose()
+    for connection in list(connections):
+        if isinstance(connection, StrictProtocol):
+            connection.cut_off(shutting_down())
 
 
 def _await_parent_end(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:

@@ -187,3 +187,27 @@ async def test_it_keeps_real_time() -> None:
     while not entry.told_s:  # noqa: ASYNC110  # the wheel has no event
         await asyncio.sleep(0.01)
     wheel.close()
+
+
+def test_who_is_late_may_have_others_forgotten_and_none_stops_the_rest(
+    loop: FakeLoop, wheel: DeadlineWheel
+) -> None:
+    told: list[Any] = []
+    loop.call_exception_handler = told.append  # type: ignore[attr-defined]
+    entries = [Entry(loop.now_s + 1) for _ in range(4)]
+    others = set(entries)
+
+    def forget_another(now_s: float) -> None:
+        others.discard(entries[0])
+        wheel.forget(others.pop())
+        entries[0].due_s = NEVER_S
+        raise RuntimeError
+
+    entries[0].expire = forget_another  # type: ignore[method-assign]
+    for entry in entries:
+        wheel.watch(entry)
+    loop.run_until(loop.now_s + 2)
+    assert len(wheel) == 0
+    assert not loop.timers
+    assert sum(len(entry.told_s) for entry in entries) in (2, 3)
+    assert [type(each["exception"]) for each in told] == [RuntimeError]

@@ -540,3 +540,26 @@ async def test_what_is_pushed_on_may_be_longer_than_what_is_kept() -> None:
     await turn(2)
     wire.feed(*[b"64\r\n%b\r\n" % (b"a" * 100)] * 11)
     assert "more than 1000 bytes" in (await failure(reading)).message
+
+
+async def test_who_pauses_in_the_last_piece_does_not_pause_the_next_response() -> None:
+    """The sink of a slow client pauses whatever it is given last; the connection goes on."""
+    for is_there_before in (False, True):
+        wire = Wire()
+        asking = wire.ask()
+        await turn(2)
+        head, body = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n", b"abcd"
+        wire.feed(*([head + body] if is_there_before else [head]))
+        await asking
+        ends = list[object]()
+        wire.connection.push(lambda _, wire=wire: wire.connection.pause(), ends.append)  # type: ignore[misc]
+        if not is_there_before:
+            wire.feed(body)
+        assert ends == [None]
+        wire.connection.rest(wire.loop.time() + 60)
+        assert not wire.transport.is_paused
+
+        asking = wire.ask()
+        await turn(2)
+        wire.feed(SMALL)
+        await asking

@@ -11,7 +11,8 @@ import pytest
 
 from doors.composed import MAX_BODY_BYTES, Composed
 from doors.raw import told_apart
-from keyhole.server.heads import KnownHeads
+from keyhole.server.heads import MAX_KNOWN_BYTES, KnownHeads
+from keyhole.server.strict import REST_AFTER_S
 from server.lanes import FakeTransport, Lane
 
 HOST = b"Host: 127.0.0.1\r\n"
@@ -290,4 +291,23 @@ async def test_no_more_heads_are_kept_than_there_is_room_for() -> None:
         await here.send(request(GATHER, b"X-Trace: %d" % number))
     assert len(here.edge.known_heads._heads) <= 1024
     await asyncio.sleep(0)
+    await here.end()
+
+
+async def test_a_long_head_is_parsed_each_time() -> None:
+    here = lane()
+    await here.send(request(GATHER, b"X-Long: " + b"x" * MAX_KNOWN_BYTES))
+    assert here.statuses() == [200]
+    assert here.protocol._known is None
+    await here.end()
+
+
+async def test_a_silent_connection_knows_no_head() -> None:
+    here = lane()
+    await learned(here)
+    await here.settle()
+    here.protocol.sweep(here.protocol.loop.time() + REST_AFTER_S + 1)
+    assert here.protocol._known is None
+    await here.send(request(ODD))
+    assert here.statuses()[-1] == 200
     await here.end()

@@ -155,6 +155,16 @@ def stream_failed(call: Call, target: Target, error: StreamFailedError) -> Upstr
     return (_by_sign(case) or _BY_STATUS.get(status, _other))(case)
 
 
+def no_frame_in_time(target: Target) -> UpstreamError:
+    """What it means that a stream has begun, and says nothing."""
+    return UpstreamError(
+        Code.UPSTREAM_TIMEOUT,
+        f"{culprit(target.upstream)} began to answer, but said nothing in time.",
+        hint="The operator sets the time with first_byte_timeout_s.",
+        upstream_status=200,
+    )
+
+
 def bad_frame(target: Target) -> UpstreamError:
     """What it means that a frame is not what this kind of upstream should send."""
     upstream = target.upstream

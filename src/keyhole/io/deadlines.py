@@ -63,13 +63,22 @@ class DeadlineWheel:
         """Tell everyone who is late at `now_s`, and put the others where they belong."""
         for slot in sorted(slot for slot in self._slots if slot * TICK_S <= now_s):
             for timed in list(self._slots.get(slot, ())):
-                if round(timed.watched_s / TICK_S) != slot:
+                if timed.watched_s == NEVER_S or round(timed.watched_s / TICK_S) != slot:
                     continue  # an entry before it has made it forgotten, or moved it
                 self.forget(timed)
                 if timed.due_s <= now_s:
-                    timed.expire(now_s)
+                    self._expire(timed, now_s)
                 if timed.due_s < timed.watched_s and timed.due_s > now_s:
                     self.watch(timed)
+
+    def _expire(self, timed: Timed, now_s: float) -> None:
+        try:
+            timed.expire(now_s)
+        except Exception as error:  # noqa: BLE001  # the others are late, too
+            timed.due_s = NEVER_S
+            self.loop.call_exception_handler(
+                {"message": "somebody who was late failed", "exception": error}
+            )
 
     def close(self) -> None:
         """Forget everyone."""

@@ -269,6 +269,8 @@ class Connection(asyncio.Protocol):
         """Wait for the next request until that time of the loop's clock."""
         self.is_idle = True
         self._is_reused = True
+        if self._is_paused:  # or the next response would never be read
+            self._resume()
         self._set_due(until_s)
 
     def abort(self, error: UpstreamError | GatewayError | StaleError | None = None) -> None:
@@ -430,7 +432,8 @@ class Connection(asyncio.Protocol):
 
     def _pause(self) -> None:
         """Let the upstream wait for our reader: only the total deadline is the upstream's now."""
-        if not self._is_paused and self._transport is not None:
+        is_there = self._transport is not None and not self._response.is_complete
+        if is_there and not self._is_paused and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
             self._set_due(self._total_by_s)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from keyhole.catalog import Upstream
-from keyhole.errors import KeyholeError
+from keyhole.errors import KeyholeError, UpstreamError
 from keyhole.io.deadlines import DeadlineWheel
 from keyhole.io.dialing import make_tls
 from keyhole.io.failures import shutting_down
@@ -88,6 +88,11 @@ class OpenResponse:
         """As the port says."""
         if self._connection is not None:
             self._connection.resume()
+
+    def give_up(self, error: UpstreamError) -> None:
+        """As the port says."""
+        if self._connection is not None:
+            self._connection.abort(error)
 
     def close(self) -> None:
         """As the port says."""

@@ -14,7 +14,7 @@ import asyncio
 from typing import Any
 
 from keyhole.eager import Eager
-from keyhole.errors import ClientError, Code
+from keyhole.errors import ClientError, Code, KeyholeError
 from keyhole.exchange import Admission, body_too_large
 from keyhole.server.app import UNKNOWN_PEER
 from keyhole.server.heads import KnownHead
@@ -136,7 +136,7 @@ class FastLane(StrictProtocol):
         else:
             super().on_message_complete()
 
-    def end_incomplete(self, cycle: Any, error: ClientError) -> Reply:
+    def end_incomplete(self, cycle: Any, error: KeyholeError) -> Reply:
         """End a request whose body breaks off; the reply that says so."""
         if isinstance(cycle, HotCycle):
             return cycle.end_incomplete(error)
@@ -153,6 +153,10 @@ class FastLane(StrictProtocol):
         super().resume_writing()
         if isinstance(self.running, HotCycle):
             self.running.resume()
+
+    def unlearn(self) -> None:
+        """Forget the head, which the store may have forgotten, too."""
+        self._known = None
 
     def is_for_head(self, cycle: Any) -> bool:
         """Whether a request was a HEAD; what the parser says may be about one before it."""
@@ -260,7 +264,7 @@ class HotCycle:
         if edge.buffered_bytes > edge.max_buffered_bytes:
             raise _too_much_buffered(edge.max_buffered_bytes)
 
-    def end_incomplete(self, error: ClientError) -> Reply:
+    def end_incomplete(self, error: KeyholeError) -> Reply:
         """The body breaks off, or is not taken; the reply that says so."""
         admitted = self.admitted
         self.response_complete = True

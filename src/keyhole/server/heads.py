@@ -43,6 +43,10 @@ class KnownHead:
         return (body, missing) if missing >= 0 and length <= self.admission.max_body_bytes else None
 
 
+MAX_KNOWN_BYTES = 2048
+"""Of one head; what clients send has a few hundred. With their headers, all take 4 MB at most."""
+
+
 class KnownHeads:
     """The heads that all connections of a worker know, each once."""
 
@@ -56,7 +60,7 @@ class KnownHeads:
         nothing behind its body. That there is one Content-Length and no folded line is the
         parser's doing.
         """
-        end = data.find(b"\r\n\r\n") + 2
+        end = data.find(b"\r\n\r\n", 0, MAX_KNOWN_BYTES) + 2
         length = _LENGTH.search(data, 0, end)
         if length is None or len(data) - end - 2 > int(length[1]):
             return None

@@ -26,7 +26,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from keyhole.errors import ClientError, Code
+from keyhole.errors import ClientError, Code, GatewayError, KeyholeError
 from keyhole.policy.framing import check_framing
 from keyhole.server import lean
 from keyhole.server.edge import Edge
@@ -304,7 +304,7 @@ class StrictProtocol(HttpToolsProtocol):
 
     # Answering
 
-    def refuse(self, error: ClientError) -> None:
+    def refuse(self, error: KeyholeError) -> None:
         """Answer with an error in its turn, and read no more."""
         if self._is_deaf or self.transport.is_closing():
             return
@@ -333,7 +333,12 @@ class StrictProtocol(HttpToolsProtocol):
         else:
             self._start_asgi_task(turn, self.app)
 
-    def end_incomplete(self, cycle: Any, error: ClientError) -> Reply:
+    def cut_off(self, error: GatewayError) -> None:
+        """Answer a request whose body is still coming with an error; tell others that it ends."""
+        if self._is_in_message and self._is_taken:
+            self.refuse(error)
+
+    def end_incomplete(self, cycle: Any, error: KeyholeError) -> Reply:
         """End a request whose body breaks off; the reply that says so."""
         self.lose(cycle)
         return self.edge.gateway.turn_away(self._refused_head(), error)
@@ -502,8 +507,12 @@ class StrictProtocol(HttpToolsProtocol):
         """Give up what is not needed until something arrives."""
         if not self._is_resting:
             self.rest_parser()
+            self.unlearn()
             self.url = b""
             self.forget()
+
+    def unlearn(self) -> None:
+        """Let go of what would make the next request cheaper."""
 
     def rest_parser(self) -> None:
         """Give the parser up until something arrives: it takes a kilobyte."""
