@@ -2,10 +2,10 @@
 
     python tests/fuzz/run.py [SECONDS] [SEED]
 
-First the races of an upstream that closes its connections at the moment of their reuse and two
-million mutated inputs of the dialects, which take as long as they take; then half of what is left for the clients' side and half for the
-upstreams'. Each tells its figures. What finds something ends the run with exit status 1, after
-what it takes to see it again.
+First the races of an upstream that closes its connections at the moment of their reuse, and two
+million mutated inputs of the dialects, which take as long as they take; then half of what is left
+for the clients' side and half for the upstreams'. Each tells its figures. What finds something
+ends the run with exit status 1, after what it takes to see it again.
 """
 
 from __future__ import annotations
