@@ -59,9 +59,13 @@ class Rule:
 
 
 RULES = (
-    Rule(CLIENT_WRITE, "keyhole/server/strict.py", ("write_reply",), WRITE),
-    Rule(UPSTREAM_WRITE, "keyhole/io/http1.py", ("ask",), WRITE),
-    Rule(ANSWER, "keyhole/server/strict.py", ("write_reply", "on_response_complete", "forget")),
+    Rule(CLIENT_WRITE, "keyhole/server/strict.py", ("send_unsent", "write_now"), WRITE),
+    Rule(UPSTREAM_WRITE, "keyhole/io/http1.py", ("_send",), WRITE),
+    Rule(
+        ANSWER,
+        "keyhole/server/strict.py",
+        ("write_reply", "write_head", "write", "send_unsent", "on_response_complete", "forget"),
+    ),
     Rule(PARSING, "keyhole/server/strict.py"),
     Rule(PARSING, "keyhole/server/heads.py"),
     Rule(PARSING, "keyhole/policy/framing.py"),

@@ -28,7 +28,7 @@ def line_of(file: str, text: str) -> int:
 
 def test_a_sample_belongs_to_the_frame_nearest_to_its_end_that_is_known() -> None:
     writing = line_of(STRICT, "self.transport.write(")
-    reply = f"StrictProtocol.write_reply ({STRICT}:{{}})"
+    reply = f"StrictProtocol.send_unsent ({STRICT}:{{}})"
     profile = parts.read_folded(
         [
             sampled(),
