@@ -1,4 +1,7 @@
-"""What the operator writes becomes Settings, or a line that says where and how to mend it."""
+"""What the operator writes becomes Settings, or a line that says where and how to mend it.
+
+It is one long file because every setting is tried in the same few ways, with the same helpers.
+"""
 
 from __future__ import annotations
 

@@ -88,9 +88,11 @@ async def streamed(*reads: bytes, kind: str = "openai") -> bytes:
     target = Target(Upstream(name="u", kind=kind, url="http://u"), "m")
     plan = {"openai": OpenAi(), "tgi": Tgi()}[kind].stream(call, target, max_output_tokens=None)
     incoming, sink = Incoming(reads), Sink()
-    relay = Relay(call, target, plan, incoming, max_frame_bytes=10_000)
     writer = dialect.stream(call, Stamp("id", 1, "m"), is_chat=True)
-    first = await relay.begin(writer, NoAlarms(), 20)
+    relay = Relay(
+        call, target, plan, incoming, writer=writer, alarms=NoAlarms(), max_frame_bytes=10_000
+    )
+    first = await relay.begin(20)
     relay.start(sink, first)
     assert sink.has_ended
     return b"".join(sink.sent)

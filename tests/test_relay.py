@@ -175,9 +175,17 @@ class World:
         request = UpstreamRequest(upstream=UPSTREAM, path="/", body=b"")
         self.reader = reader or Reader()
         plan = Stream(request=request, reader=self.reader, is_passed_on=is_passed_on, edit=edit)
-        self.relay = Relay(CALL, TARGET, plan, self.incoming, max_frame_bytes=MAX_FRAME_BYTES)
-        self.sink = Sink(self.relay)
         self.alarms = Alarms()
+        self.relay = Relay(
+            CALL,
+            TARGET,
+            plan,
+            self.incoming,
+            writer=Writer(),
+            alarms=self.alarms,
+            max_frame_bytes=MAX_FRAME_BYTES,
+        )
+        self.sink = Sink(self.relay)
         self.ends: list[tuple[KeyholeError | None, bool]] = []
         self.relay.carry(self._ended, 0)
 
@@ -186,7 +194,7 @@ class World:
         self.ends.append((error, has_left))
 
     async def begin(self, heartbeat_s: float = 0) -> bytes:
-        first = await self.relay.begin(Writer(), self.alarms, 20)
+        first = await self.relay.begin(20)
         self.relay.carry(self._ended, heartbeat_s)
         return first
 

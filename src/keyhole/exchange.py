@@ -36,7 +36,7 @@ from keyhole.policy.routing import (
 )
 from keyhole.ports import Alarms, Clock, Observer, Transport
 from keyhole.relay import Relay
-from keyhole.wire.answer import Answer, Stamp
+from keyhole.wire.answer import Answer, Stamp, Usage
 from keyhole.wire.call import Call
 from keyhole.wire.events import Counted, Delta, Event, Finish, Reason
 from keyhole.wire.http import (
@@ -204,8 +204,7 @@ class Gateway:
         if call.wants_stream:
             return await self._stream(wish)
         target, answer = await self._try_targets(wish, self._attempt)
-        if answer.usage is not None:
-            record.usage = (answer.usage.prompt_tokens, answer.usage.completion_tokens)
+        _note_usage(record, answer.usage)
         encoded = dialect.encode(call, answer, self._stamp(wish))
         if self._parts.tells_texts:
             self._parts.observer.told(record, {"answered": answer.texts})
@@ -259,10 +258,16 @@ class Gateway:
                 )
                 answer = self._read_answer(backend, call, target, (response,))
                 return None, self._write_whole(wish, answer), translated
-            relay = Relay(call, target, streaming, incoming, max_frame_bytes=parts.max_frame_bytes)
-            writer = wish.dialect.stream(call, self._stamp(wish), is_chat=streaming.is_chat)
-            patience_s = wish.deadline_s - parts.clock.monotonic()
-            first = await relay.begin(writer, parts.alarms, patience_s)
+            relay = Relay(
+                call,
+                target,
+                streaming,
+                incoming,
+                writer=wish.dialect.stream(call, self._stamp(wish), is_chat=streaming.is_chat),
+                alarms=parts.alarms,
+                max_frame_bytes=parts.max_frame_bytes,
+            )
+            first = await relay.begin(wish.deadline_s - parts.clock.monotonic())
         except BaseException:
             incoming.close()
             raise
@@ -274,8 +279,8 @@ class Gateway:
         text = answer.texts[0][0] if answer.texts and answer.texts[0] else ""
         reason = answer.finishes[0][0] if answer.finishes and answer.finishes[0] else "stop"
         events: list[Event] = [Delta(text), Finish(cast("Reason", reason))]
+        _note_usage(wish.record, answer.usage)
         if answer.usage is not None:
-            wish.record.usage = (answer.usage.prompt_tokens, answer.usage.completion_tokens)
             events.append(Counted(answer.usage))
         return b"".join([*map(writer.write, events), writer.end()])
 
@@ -407,8 +412,7 @@ class Gateway:
         """A stream is over: what is known of it now goes into the record."""
         record = admission.record
         record.bytes_out = relay.bytes_out
-        if relay.usage is not None:
-            record.usage = (relay.usage.prompt_tokens, relay.usage.completion_tokens)
+        _note_usage(record, relay.usage)
         if error is not None:
             record.code = error.code
             if error.code is Code.INTERNAL_ERROR and isinstance(error.__cause__, Exception):
@@ -423,6 +427,11 @@ class Gateway:
         admission.is_over = True
         record.duration_ms = (now_s - admission.began_s) * 1000
         self._parts.observer.ended(record)
+
+
+def _note_usage(record: AccessRecord, usage: Usage | None) -> None:
+    if usage is not None:
+        record.usage = (usage.prompt_tokens, usage.completion_tokens)
 
 
 def _translated(call: Call, *, is_rendered: bool) -> Headers:

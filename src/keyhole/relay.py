@@ -55,6 +55,8 @@ class Relay:
         plan: Stream,
         incoming: Incoming,
         *,
+        writer: EventWriter,
+        alarms: Alarms,
         max_frame_bytes: int,
     ) -> None:
         self._call = call
@@ -62,10 +64,10 @@ class Relay:
         self._plan = plan
         self._incoming = incoming
         self._frames = SseReader(max_frame_bytes)
-        self._writer: EventWriter | None = None
+        self._writer = writer
+        self._alarms = alarms
         self._ended: Ended | None = None
         self._sink: Sink | None = None
-        self._alarms: Alarms | None = None
         self._heartbeat_s = 0.0
         self._is_over = self._is_paused = False
         self._failure: KeyholeError | None = None
@@ -75,21 +77,19 @@ class Relay:
         self.bytes_out = 0
         self.due_s = self.watched_s = math.inf
 
-    async def begin(self, writer: EventWriter, alarms: Alarms, patience_s: float) -> bytes:
+    async def begin(self, patience_s: float) -> bytes:
         """Read up to the first frame that says something; the client's bytes for it.
 
         Raises UpstreamError: until then nothing has gone to the client, and another upstream
         may be asked. Comments do not count for it, however many come.
         """
-        self._writer = writer
-        self._alarms = alarms
-        self.due_s = alarms.now_s() + patience_s
-        alarms.watch(self)
+        self.due_s = self._alarms.now_s() + patience_s
+        self._alarms.watch(self)
         try:
             return await self._begin()
         finally:
             self.due_s = math.inf
-            alarms.forget(self)
+            self._alarms.forget(self)
 
     async def _begin(self) -> bytes:
         out: list[bytes] = []
@@ -116,8 +116,7 @@ class Relay:
     def carry(self, ended: Ended, heartbeat_s: float) -> None:
         """Say who is to be told of its end, and how long it may be silent; 0 for ever."""
         self._ended = ended
-        writer = self._writer
-        if writer is not None and writer.heartbeat:
+        if self._writer.heartbeat:
             self._heartbeat_s = heartbeat_s
 
     # For the door
@@ -203,7 +202,7 @@ class Relay:
         elif self._plan.reader.is_complete:
             self._incoming.close()
             self.ended(None)
-        elif self._writer is not None:
+        else:
             self.due_s = now_s + self._heartbeat_s
             if not self._is_paused:  # a client that takes nothing is not kept alive by more
                 self.bytes_out += len(self._writer.heartbeat)
@@ -232,7 +231,7 @@ class Relay:
             self._translate(last, out)
         if not self._plan.reader.is_complete:
             raise faults.broken_off(self._target)
-        if not self._plan.is_passed_on and self._writer is not None:
+        if not self._plan.is_passed_on:
             out.append(self._writer.end())
 
     def _translate(self, frame: Frame, out: list[bytes]) -> None:
@@ -268,7 +267,6 @@ class Relay:
 
     def _write(self, events: list[Event] | tuple[Event, ...]) -> bytes:
         writer = self._writer
-        assert writer is not None  # noqa: S101  # `begin` has set it
         if len(events) == 1:
             return writer.write(events[0])
         return b"".join([writer.write(event) for event in events])
@@ -291,7 +289,7 @@ class Relay:
 
     def _finish(self, out: bytes, error: KeyholeError | None) -> None:
         """Send the last of it, and what went wrong, if anything."""
-        if error is not None and self._writer is not None:
+        if error is not None:
             out += self._writer.fail(error)
         self.bytes_out += len(out)
         if self._sink is not None:
@@ -300,15 +298,14 @@ class Relay:
 
     def _close(self, error: KeyholeError | None, *, has_left: bool) -> None:
         self.due_s = math.inf
-        if self._alarms is not None:
-            self._alarms.forget(self)
+        self._alarms.forget(self)
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(self, error, has_left=has_left)
 
     def _listen(self) -> None:
         """Put the next heartbeat off, or the end of what only an end is missing of."""
-        if self._alarms is None or self._is_over:
+        if self._is_over:
             return
         waits_s = END_WITHIN_S if self._plan.reader.is_complete else self._heartbeat_s
         if waits_s:

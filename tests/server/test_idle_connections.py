@@ -97,9 +97,10 @@ class TestResting:
         assert not is_resting(lane)
 
 
-async def test_nothing_of_a_connection_lives_in_a_dict() -> None:
+@pytest.mark.parametrize("door", ["asgi-strict", "fastlane"])
+async def test_nothing_of_a_connection_lives_in_a_dict(door: str) -> None:
     """A name that uvicorn adds belongs into lean.ATTRIBUTES."""
-    lane = Lane("asgi-strict")
+    lane = Lane(door)
     await lane.send(call("odd"), PAGE, b"GARBAGE\r\n\r\n")
     assert vars(lane.protocol) == {}
     assert vars(lane.protocol.flow) == {}

@@ -432,10 +432,10 @@ class Connection(asyncio.Protocol):
 
     def _pause(self) -> None:
         """Let the upstream wait for our reader: only the total deadline is the upstream's now."""
-        is_there = self._transport is not None and not self._response.is_complete
-        if is_there and not self._is_paused and self._transport is not None:
+        transport = self._transport
+        if transport is not None and not self._is_paused and not self._response.is_complete:
             self._is_paused = True
-            self._transport.pause_reading()
+            transport.pause_reading()
             self._set_due(self._total_by_s)
 
     def _resume(self) -> None:

@@ -24,7 +24,6 @@ class Edge(Struct, kw_only=True):
     """uvicorn's own, such as the date, that `default_head` was written from."""
     default_head: bytes = b""
     known_heads: KnownHeads = field(default_factory=KnownHeads)
-
     outbox: Outbox = field(default_factory=Outbox)
 
     def has_room(self, body_bytes: int) -> bool:

@@ -27,10 +27,12 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class FastLane(StrictProtocol):
     """A connection whose hot requests take the short way."""
 
-    peer: str | None = None
-    _known: KnownHead | None = None
+    __slots__ = ("_known", "_missing", "peer")
+
+    peer: str | None
+    _known: KnownHead | None
     """The head of the last request that was parsed behind silence."""
-    _missing = 0
+    _missing: int
     """How much of the body of a request with a known head has not come."""
 
     def data_received(self, data: bytes) -> None:
@@ -91,6 +93,7 @@ class FastLane(StrictProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Remember who calls; on TCP one that has hung up already has no address either."""
         super().connection_made(transport)
+        self._known, self._missing, self.peer = None, 0, None
         if self.client is not None:
             self.peer = self.client[0]
         elif self.server is None or self.server[1] is not None:
