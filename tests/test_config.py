@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Struct
 
@@ -577,6 +577,7 @@ def test_a_secret_file_is_found_from_the_folder_of_the_configuration(
             '[route.a]\ntargets = ["{}"]',
             '[route.a]\ntargets = ["{}/x"]',
             '[route."{}!"]\ntargets = ["engine/a"]',
+            '[upstream."{}"]\nkind = "tgi"\nurl = "http://h"\n[route.a]\ntargets = ["nobody/x"]',
         ]
     ),
 )
@@ -589,6 +590,8 @@ def test_a_secret_in_the_wrong_place_is_in_no_message(
     assert token[:8] not in said
 
 
+@example("\x1f", "/0")
+@example("", "x")
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_whatever_stands_in_names_each_problem_is_one_line(
     tmp_path_factory: pytest.TempPathFactory, name: str, value: str

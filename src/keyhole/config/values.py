@@ -80,7 +80,15 @@ def meant(name: str, known: Iterable[str]) -> str:
     """A did-you-mean for a name that is not known; without a close one, all that are."""
     names = list(known)
     close = closest(name, names)
-    return f"did you mean {close}?" if close else f"there are: {', '.join(names)}"
+    if close:
+        return f"did you mean {_listed(close)}?"
+    return f"there are: {', '.join(map(_listed, names))}"
+
+
+def _listed(name: str) -> str:
+    """A known name as it stands in a list: plain, unless that would not show it or show too much."""
+    is_plain = name and name.isprintable() and not _LIKE_A_SECRET.search(name)
+    return name if is_plain else shown(name)
 
 
 def flag(value: object) -> bool:
