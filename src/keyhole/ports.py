@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from keyhole.errors import KeyholeError, UpstreamError
+from keyhole.wire.books import Intent, Progress, Receipt
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
+from keyhole.wire.keys import Key
 from keyhole.wire.records import AccessRecord
 
 
@@ -158,4 +160,53 @@ class Observer(Protocol):
 
     def crashed(self, record: AccessRecord, error: Exception) -> None:
         """Something unexpected was raised while it was served; `ended` follows."""
+        ...
+
+
+class Journal(Protocol):
+    """The append-only record of attempts. A line is the kernel's when the call returns."""
+
+    def intend(self, intent: Intent) -> None:
+        """Write down an attempt before a byte of it goes out, and keep room for its receipt.
+
+        Raises GatewayError (journal_full, 503) where there is no room: the attempt must not be
+        made then. Each intent is followed by one `settle`, whatever happens.
+        """
+        ...
+
+    def progress(self, progress: Progress) -> None:
+        """Write down how far a stream is; left out where there is no room. Must not raise."""
+        ...
+
+    def settle(self, receipt: Receipt) -> None:
+        """Write down how an attempt ended; the room was kept. Must not raise."""
+        ...
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether what was written is on the disk only after `synced` (journal.fsync "always")."""
+        ...
+
+    async def synced(self) -> None:
+        """Wait until all that has been written is on the disk; GatewayError if it cannot be."""
+        ...
+
+
+class Keys(Protocol):
+    """The virtual keys, from a copy on this machine: no database is asked."""
+
+    @property
+    def have_existed(self) -> bool:
+        """Whether there ever was a key; from then on callers without one are refused.
+
+        Raises GatewayError (keys_unavailable, 503) where that cannot be known.
+        """
+        ...
+
+    def find(self, digest: bytes) -> Key | None:
+        """The key with this digest, revoked and expired ones too; None for an unknown one.
+
+        Raises GatewayError (keys_unavailable, 503) where the copy cannot be read or is too old:
+        that is never taken for an unknown key.
+        """
         ...
