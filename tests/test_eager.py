@@ -41,7 +41,9 @@ class Here:
         self.future: asyncio.Future[None] = self.loop.create_future()
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> Eager:
-        return Eager(self._noting(coroutine), self.loop, self.tasks)
+        eager = Eager(self.loop, self.tasks)
+        eager.start(self._noting(coroutine))
+        return eager
 
     async def _noting(self, coroutine: Coroutine[Any, Any, None]) -> None:
         try:

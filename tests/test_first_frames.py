@@ -20,8 +20,8 @@ from keyhole.dialects.openai.client import OpenAiDialect
 from keyhole.errors import Code, UpstreamError
 from keyhole.ports import Timed
 from keyhole.relay import Relay
-from keyhole.wire.answer import Stamp
 from keyhole.wire.http import Head
+from records import record
 
 ERROR = b'data: {"error": {"message": "CUDA", "code": 500}}\n\n'
 TGI_ERROR = b'data: {"error": "CUDA", "error_type": "generation"}\n\n'
@@ -88,7 +88,7 @@ async def streamed(*reads: bytes, kind: str = "openai") -> bytes:
     target = Target(Upstream(name="u", kind=kind, url="http://u"), "m")
     plan = {"openai": OpenAi(), "tgi": Tgi()}[kind].stream(call, target, max_output_tokens=None)
     incoming, sink = Incoming(reads), Sink()
-    writer = dialect.stream(call, Stamp("id", 1, "m"), is_chat=True)
+    writer = dialect.stream(call, record("id", 1, "m"), is_chat=True)
     relay = Relay(
         call, target, plan, incoming, writer=writer, alarms=NoAlarms(), max_frame_bytes=10_000
     )

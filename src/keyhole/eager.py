@@ -93,21 +93,20 @@ class Eager:
 
     __slots__ = ("_coroutine", "_loop", "_tasks", "_waits_for", "task")
 
-    def __init__(
-        self,
-        coroutine: Coroutine[Any, Any, None],
-        loop: asyncio.AbstractEventLoop,
-        tasks: set[asyncio.Task[None]],
-    ) -> None:
-        """Start it. Should it become a Task, that stands in `tasks` until it ends.
-
-        The coroutine must not raise but for cancellation: nobody would hear of it.
-        """
-        self._coroutine: Coroutine[Any, Any, None] | None = coroutine
+    def __init__(self, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
+        """Should the coroutine become a Task, that stands in `tasks` until it ends."""
+        self._coroutine: Coroutine[Any, Any, None] | None = None
         self._loop = loop
         self._tasks = tasks
         self._waits_for: Wakeup | None = None
         self.task: asyncio.Task[None] | None = None
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run it; to be called once.
+
+        It must not raise but for cancellation: nobody would hear of it.
+        """
+        self._coroutine = coroutine
         try:
             waits_for = coroutine.send(None)
         except (StopIteration, asyncio.CancelledError):

@@ -36,7 +36,7 @@ from keyhole.policy.routing import (
 )
 from keyhole.ports import Alarms, Clock, Observer, Transport
 from keyhole.relay import Relay
-from keyhole.wire.answer import Answer, Stamp, Usage
+from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call
 from keyhole.wire.events import Counted, Delta, Event, Finish, Reason
 from keyhole.wire.http import (
@@ -47,10 +47,12 @@ from keyhole.wire.http import (
     UpstreamRequest,
     UpstreamResponse,
 )
-from keyhole.wire.ids import sane_request_id, uuid7
+from keyhole.wire.ids import TAIL_DIGITS, sane_request_id, uuid7, uuid7_tails
 from keyhole.wire.records import CLIENT_GONE, AccessRecord
 
 MAX_HEADER_VALUE_CHARS = 1024
+IDS_IN_STOCK = 256
+MIN_PATIENCE_S = 0.001
 
 _Got = TypeVar("_Got")
 Headers = list[tuple[str, str]]
@@ -110,6 +112,7 @@ class Gateway:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._id_tails: list[str] = []
 
     def admit(self, head: Head) -> Admission | Reply:
         """Let a request in by its head alone, or the reply that ends it. Reads no body.
@@ -122,11 +125,11 @@ class Gateway:
             check_caller(head, self._parts.access)
             check_method(head, admission.place)
             if head.method == "OPTIONS":
-                return self._end(admission, self._options(admission))
+                return self._end(admission, _sendable(self._options(admission)))
             if admission.place.page is not None and head.method != "POST":
                 page = admission.place.page(head)
                 # a copy: a page may hand out the same reply each time
-                return self._end(admission, replace(page))
+                return self._end(admission, _sendable(replace(page)))
             _check_body_headers(head, self._parts.max_body_bytes)
         except KeyholeError as error:
             return self.refuse(admission, error)
@@ -162,7 +165,8 @@ class Gateway:
         """End an admitted request with an error, in its dialect."""
         admission.record.code = error.code
         dialect = admission.place.dialect
-        return self._end(admission, dialect.refuse(error, admission.record.request_id))
+        reply = dialect.refuse(error, admission.record.request_id)
+        return self._end(admission, _sendable(reply))
 
     def turn_away(self, head: Head, error: KeyholeError) -> Reply:
         """Refuse a request that a door could not make sense of, with what it knows of the head."""
@@ -186,26 +190,33 @@ class Gateway:
         parts = self._parts
         clock = parts.clock
         unix_ms = clock.unix_ms()
-        request_id = uuid7(unix_ms, clock.random_hex(19))
+        tails = self._id_tails
+        if not tails:
+            tails += uuid7_tails(clock.random_hex(IDS_IN_STOCK * TAIL_DIGITS))
+        request_id = uuid7(unix_ms, tails.pop())
         record = AccessRecord(request_id, unix_ms, head.method, head.path, client_request_id)
         parts.observer.began(record)
         return Admission(head, place, place, record, clock.monotonic(), parts.max_body_bytes)
 
     async def _serve(self, admission: Admission, body: bytes) -> Reply:
         dialect, record = self._dialect(admission, body), admission.record
-        call = settle_model(self._parts.catalog, dialect.decode(admission.head, body))
+        call = dialect.decode(admission.head, body)
+        if call.is_model_optional:
+            call = settle_model(self._parts.catalog, call)
         if self._parts.tells_texts:
             self._parts.observer.told(record, {"asked": call.input})
         route = find_route(self._parts.catalog, call.model)
         record.model = route.name
+        record.public_model = call.model or route.name
         patience_s = route.first_byte_timeout_s or dialect.first_byte_timeout_s
         began_s = self._parts.clock.monotonic()  # not while a client was sending
         wish = Wish(call, route, dialect, record, began_s, began_s + patience_s)
         if call.wants_stream:
             return await self._stream(wish)
         target, answer = await self._try_targets(wish, self._attempt)
-        _note_usage(record, answer.usage)
-        encoded = dialect.encode(call, answer, self._stamp(wish))
+        if answer.usage is not None:
+            _note_usage(record, answer.usage)
+        encoded = dialect.encode(call, answer, record)
         if self._parts.tells_texts:
             self._parts.observer.told(record, {"answered": answer.texts})
         headers = [("content-type", JSON), ("x-keyhole-model", target.model)]
@@ -219,11 +230,6 @@ class Gateway:
         if place.other is not None and place.other.is_meant(body):
             admission.place = place = place.other.place
         return place.dialect
-
-    def _stamp(self, wish: Wish) -> Stamp:
-        record = wish.record
-        model = wish.call.model or wish.route.name
-        return Stamp(record.request_id, record.began_unix_ms // 1000, model)
 
     async def _stream(self, wish: Wish) -> Reply:
         """The head of a stream's reply, once its first frame says that it is a good one."""
@@ -263,7 +269,7 @@ class Gateway:
                 target,
                 streaming,
                 incoming,
-                writer=wish.dialect.stream(call, self._stamp(wish), is_chat=streaming.is_chat),
+                writer=wish.dialect.stream(call, wish.record, is_chat=streaming.is_chat),
                 alarms=parts.alarms,
                 max_frame_bytes=parts.max_frame_bytes,
             )
@@ -275,7 +281,7 @@ class Gateway:
 
     def _write_whole(self, wish: Wish, answer: Answer) -> bytes:
         """A stream of one piece, for an upstream that answers at once although asked to stream."""
-        writer = wish.dialect.stream(wish.call, self._stamp(wish), is_chat=answer.is_chat)
+        writer = wish.dialect.stream(wish.call, wish.record, is_chat=answer.is_chat)
         text = answer.texts[0][0] if answer.texts and answer.texts[0] else ""
         reason = answer.finishes[0][0] if answer.finishes and answer.finishes[0] else "stop"
         events: list[Event] = [Delta(text), Finish(cast("Reason", reason))]
@@ -349,7 +355,7 @@ class Gateway:
         record, upstream = wish.record, target.upstream
         record.attempts += 1
         record.upstream, record.target = upstream.name, target.label
-        left_s = max(wish.deadline_s - self._parts.clock.monotonic(), 0.001)
+        left_s = max(wish.deadline_s - self._parts.clock.monotonic(), MIN_PATIENCE_S)
         return Timeouts(upstream.connect_timeout_s, left_s, upstream.total_timeout_s)
 
     def _read_answer(
@@ -392,7 +398,7 @@ class Gateway:
 
     def _end(self, admission: Admission, reply: Reply) -> Reply:
         record, access = admission.record, self._parts.access
-        headers = reply.headers = _sendable(reply.headers)
+        headers = reply.headers
         headers.append(("x-request-id", record.request_id))
         if access.allowed_origins:
             headers += cors_headers(admission.head, access)
@@ -441,16 +447,18 @@ def _translated(call: Call, *, is_rendered: bool) -> Headers:
     return [] if call.messages else [("x-keyhole-translated", "text-to-chat")]
 
 
-def _sendable(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers without those that would break a reply apart, such as an upstream's Retry-After.
+def _sendable(reply: Reply) -> Reply:
+    """The reply without headers that would break it apart, such as an upstream's Retry-After.
 
-    The one place for it: whatever a dialect or page has put there, every reply passes here.
+    Whatever a dialect or a page has put there passes here. The headers of good answers do not:
+    they are made above, of constants and of the model's name, which the configuration has judged.
     """
-    return [
+    reply.headers = [
         (name, value)
-        for name, value in headers
+        for name, value in reply.headers
         if value.isascii() and value.isprintable() and len(value) <= MAX_HEADER_VALUE_CHARS
     ]
+    return reply
 
 
 def body_too_large(max_body_bytes: int) -> ClientError:

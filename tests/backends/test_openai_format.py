@@ -12,13 +12,14 @@ from keyhole.backends.base import Stream
 from keyhole.catalog import Target
 from keyhole.dialects.openai.client import OpenAiDialect
 from keyhole.errors import ClientError, Code, UpstreamError
-from keyhole.wire.answer import Stamp, Usage
+from keyhole.wire.answer import Usage
 from keyhole.wire.call import Call
 from keyhole.wire.http import Head, UpstreamRequest, UpstreamResponse
+from records import record
 
 OPENAI = OpenAiDialect()
 HI = [{"role": "user", "content": "Hi"}]
-STAMP = Stamp(request_id="the-id", unix_s=1, model="public")
+RECORD = record("the-id", 1, "public")
 
 CHATTY = make_target("openai", "m")
 TEXTUAL = make_target("openai", "m", has_completions=True)
@@ -296,7 +297,7 @@ class TestAnswer:
         assert answer.finishes == (("stop", "length"),)
         assert answer.usage == Usage(1, 2)
         assert answer.is_chat
-        assert json.loads(OPENAI.encode(call, answer, STAMP)) == json.loads(response.body) | {
+        assert json.loads(OPENAI.encode(call, answer, RECORD)) == json.loads(response.body) | {
             "model": "public"
         }
 
@@ -316,7 +317,7 @@ class TestAnswer:
 
         assert (answer.texts, answer.finishes) == ((("0", "1"),), (("length", "length"),))
         assert answer.verbatim is None
-        body = json.loads(OPENAI.encode(call, answer, STAMP))
+        body = json.loads(OPENAI.encode(call, answer, RECORD))
         assert [choice["text"] for choice in body["choices"]] == ["0", "1"]
 
 

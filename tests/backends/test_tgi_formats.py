@@ -22,10 +22,11 @@ from keyhole.dialects.tgi_client import (
     TgiTokenizeDialect,
 )
 from keyhole.errors import ClientError, Code, UpstreamError
-from keyhole.wire.answer import Answer, Stamp, Usage
+from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call
 from keyhole.wire.events import Counted, Delta, Finish, Token
 from keyhole.wire.http import Head, UpstreamResponse
+from records import record
 
 TGI_KINDS = ("tgi", "engine")
 TGI_TEXT = {"generated_text": " end", "details": {"finish_reason": "eos_token"}}
@@ -74,8 +75,8 @@ def answered(kind: str, name: str, body: dict[str, Any], *values: Any) -> Any:
         for value in values
     ]
     answer = BACKENDS[kind].answer(call, make_target(kind), responses)
-    stamp = Stamp(request_id="r", unix_s=0, model="gpt2")
-    return json.loads(DIALECTS[name][0].encode(call, answer, stamp))
+    told = record("r", 0, "gpt2")
+    return json.loads(DIALECTS[name][0].encode(call, answer, told))
 
 
 def question(name: str) -> Call:

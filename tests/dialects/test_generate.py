@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from keyhole.dialects.generate import MISSING_INPUT, UPSTREAM_FAILED, GenerateDialect
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
-from keyhole.wire.answer import Answer, Stamp, Usage
+from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call, Parameters
 from keyhole.wire.events import Counted, Delta, Event, Finish
 from keyhole.wire.http import Head
+from records import record
 
 GENERATE = GenerateDialect()
 HEAD = Head(method="POST", path="/generate")
-STAMP = Stamp(request_id="r", unix_s=0, model="gpt2")
+RECORD = record("r", 0, "gpt2")
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -144,7 +145,7 @@ class TestEncode:
         odd = b' [{"generated_text":\n"x"}] '
         assert (
             GENERATE.encode(
-                decode({"input": "x"}), Answer(verbatim=odd, format="huggingface"), STAMP
+                decode({"input": "x"}), Answer(verbatim=odd, format="huggingface"), RECORD
             )
             == odd
         )
@@ -164,22 +165,22 @@ class TestEncode:
         self, return_full_text: bool | None, is_chat: bool, expected: str
     ) -> None:
         call = decode({"input": "Once", "parameters": {"return_full_text": return_full_text}})
-        body = GENERATE.encode(call, Answer(texts=((" upon",),), is_chat=is_chat), STAMP)
+        body = GENERATE.encode(call, Answer(texts=((" upon",),), is_chat=is_chat), RECORD)
         assert json.loads(body) == [{"generated_text": expected}]
 
     def test_several_texts_for_a_prompt_stand_in_one_list(self) -> None:
-        body = GENERATE.encode(decode({"input": "a"}), Answer(texts=(("b", "c"),)), STAMP)
+        body = GENERATE.encode(decode({"input": "a"}), Answer(texts=(("b", "c"),)), RECORD)
         assert json.loads(body) == [{"generated_text": "ab"}, {"generated_text": "ac"}]
 
     def test_a_list_of_prompts_is_answered_with_a_list_each(self) -> None:
         call = decode({"input": ["a", "b"]})
-        body = GENERATE.encode(call, Answer(texts=(("1",), ("2",))), STAMP)
+        body = GENERATE.encode(call, Answer(texts=(("1",), ("2",))), RECORD)
         assert json.loads(body) == [[{"generated_text": "a1"}], [{"generated_text": "b2"}]]
-        assert json.loads(GENERATE.encode(decode({"input": []}), Answer(texts=()), STAMP)) == []
+        assert json.loads(GENERATE.encode(decode({"input": []}), Answer(texts=()), RECORD)) == []
 
 
 def streamed(call: Call, events: list[Event], *, is_chat: bool = False) -> list[Any]:
-    writer = GENERATE.stream(call, STAMP, is_chat=is_chat)
+    writer = GENERATE.stream(call, RECORD, is_chat=is_chat)
     stream = b"".join(map(writer.write, events)) + writer.end()
     return [json.loads(frame.removeprefix(b"data: ")) for frame in stream.split(b"\n\n")[:-1]]
 
@@ -223,7 +224,7 @@ class TestStream:
         assert last == {"done": True, "generated_text": text, "usage": None}
 
     def test_a_stream_that_breaks_ends_with_the_error(self) -> None:
-        writer = GENERATE.stream(decode({"input": "x", "stream": True}), STAMP, is_chat=False)
+        writer = GENERATE.stream(decode({"input": "x", "stream": True}), RECORD, is_chat=False)
         broken = writer.fail(UpstreamError(Code.UPSTREAM_ERROR, "It failed."))
         assert json.loads(broken.removeprefix(b"data: ")) == {
             "error": UPSTREAM_FAILED,

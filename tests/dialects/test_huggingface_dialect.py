@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from keyhole.dialects.huggingface import HuggingFaceDialect
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
-from keyhole.wire.answer import Answer, Stamp, Usage
+from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call, Parameters
 from keyhole.wire.events import Delta
 from keyhole.wire.http import Head
+from records import record
 
 HF = HuggingFaceDialect()
-STAMP = Stamp(request_id="r", unix_s=0, model="gpt2")
+RECORD = record("r", 0, "gpt2")
 
 
 def decode(
@@ -192,9 +193,9 @@ class TestDecode:
 class TestEncode:
     def test_json_of_this_format_goes_out_as_it_came_and_tgis_in_a_list(self) -> None:
         own = Answer(verbatim=b' [{"generated_text": "x"}]', format="huggingface")
-        assert HF.encode(asked(), own, STAMP) == own.verbatim
+        assert HF.encode(asked(), own, RECORD) == own.verbatim
         other = Answer(texts=(("x",),), verbatim=b'{"generated_text":"x"}', format="tgi")
-        assert HF.encode(asked(), other, STAMP) == b'[{"generated_text":"x"}]'
+        assert HF.encode(asked(), other, RECORD) == b'[{"generated_text":"x"}]'
 
     @pytest.mark.parametrize(
         ("said", "is_chat", "text"),
@@ -204,12 +205,12 @@ class TestEncode:
         self, said: bool | None, is_chat: bool, text: str
     ) -> None:
         answer = Answer(texts=((" x",),), is_chat=is_chat)
-        body = HF.encode(asked(return_full_text=said), answer, STAMP)
+        body = HF.encode(asked(return_full_text=said), answer, RECORD)
         assert json.loads(body) == [{"generated_text": text}]
 
     def test_a_list_is_answered_with_a_list_each(self) -> None:
         answer = Answer(texts=(("1", "2"), ("3", "4")))
-        body = HF.encode(asked(["a", "b"], num_return_sequences=2), answer, STAMP)
+        body = HF.encode(asked(["a", "b"], num_return_sequences=2), answer, RECORD)
         assert json.loads(body) == [
             [{"generated_text": "a1"}, {"generated_text": "a2"}],
             [{"generated_text": "b3"}, {"generated_text": "b4"}],
@@ -217,17 +218,17 @@ class TestEncode:
 
     def test_details_are_tgis(self) -> None:
         answer = Answer(texts=(("x",),), finishes=(("eos",),), usage=Usage(3, 4))
-        ((row,),) = (json.loads(HF.encode(asked(details=True), answer, STAMP)),)
+        ((row,),) = (json.loads(HF.encode(asked(details=True), answer, RECORD)),)
         assert row["details"]["finish_reason"] == "eos_token"
         assert row["details"]["generated_tokens"] == 4
 
     def test_the_usage_of_several_texts_is_not_that_of_one(self) -> None:
         answer = Answer(texts=(("x", "y"),), usage=Usage(3, 4))
-        rows = json.loads(HF.encode(asked(details=True, num_return_sequences=2), answer, STAMP))
+        rows = json.loads(HF.encode(asked(details=True, num_return_sequences=2), answer, RECORD))
         assert [row["details"]["generated_tokens"] for row in rows] == [0, 0]
 
     def test_a_stream_is_in_tgis_frames(self) -> None:
-        frame = HF.stream(asked(), STAMP, is_chat=False).write(Delta("x"))
+        frame = HF.stream(asked(), RECORD, is_chat=False).write(Delta("x"))
         assert json.loads(frame.removeprefix(b"data: "))["token"]["text"] == "x"
 
 

@@ -15,16 +15,17 @@ from keyhole.dialects.openai import CHAT, COMPLETION
 from keyhole.dialects.openai.client import OpenAiDialect, models_page, rename_model
 from keyhole.dialects.openai.upstream import encode_again
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
-from keyhole.wire.answer import Answer, Stamp, Usage
+from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call, Message, Parameters
 from keyhole.wire.http import Head
+from records import record
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
 
 OPENAI = OpenAiDialect()
 CHAT_HEAD = Head(method="POST", path="/v1/chat/completions")
 TEXT_HEAD = Head(method="POST", path="/v1/completions")
-STAMP = Stamp(request_id="the-id", unix_s=1700000000, model="public")
+RECORD = record("the-id", 1700000000, "public")
 HI = [{"role": "user", "content": "Hi"}]
 
 BODIES = (
@@ -365,7 +366,7 @@ class TestEncode:
     def test_a_chat_completion_is_made_of_a_text(self) -> None:
         answer = Answer(texts=(("Hello",),), finishes=(("eos",),), usage=Usage(2, 3))
 
-        assert json.loads(OPENAI.encode(chat(), answer, STAMP)) == {
+        assert json.loads(OPENAI.encode(chat(), answer, RECORD)) == {
             "id": "chatcmpl-the-id",
             "created": 1700000000,
             "model": "public",
@@ -383,7 +384,7 @@ class TestEncode:
 
     def test_text_completions_are_counted_prompt_by_prompt(self) -> None:
         answer = Answer(texts=(("a", "b"), ("c", "d")), finishes=(("eos", "stop"), ("length",) * 2))
-        body = json.loads(OPENAI.encode(text(["x", "y"], n=2, echo=True), answer, STAMP))
+        body = json.loads(OPENAI.encode(text(["x", "y"], n=2, echo=True), answer, RECORD))
 
         assert (body["id"], body["object"]) == ("cmpl-the-id", "text_completion")
         assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
@@ -396,11 +397,11 @@ class TestEncode:
         """langchain-openai raises TypeError for a text without any."""
         answer = Answer(texts=((" upon",),))
         told = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-        assert json.loads(OPENAI.encode(call, answer, STAMP))["usage"] == told
+        assert json.loads(OPENAI.encode(call, answer, RECORD))["usage"] == told
 
     def test_a_text_ends_before_its_stop_sequence(self) -> None:
         answer = Answer(texts=(("one END two",),), finishes=(("length",),))
-        (choice,) = json.loads(OPENAI.encode(text(stop="END"), answer, STAMP))["choices"]
+        (choice,) = json.loads(OPENAI.encode(text(stop="END"), answer, RECORD))["choices"]
 
         assert (choice["text"], choice["finish_reason"]) == ("one ", "stop")
 
@@ -408,9 +409,9 @@ class TestEncode:
         theirs = b'{"id":"x","model":"m","choices":[ {"model":"m"} ],"extra":1.0}'
         answer = Answer(verbatim=theirs, format=CHAT)
 
-        assert OPENAI.encode(chat(), answer, STAMP) == theirs.replace(b'"m"', b'"public"', 1)
+        assert OPENAI.encode(chat(), answer, RECORD) == theirs.replace(b'"m"', b'"public"', 1)
         with pytest.raises(UpstreamError):
-            OPENAI.encode(text(), answer, STAMP)
+            OPENAI.encode(text(), answer, RECORD)
 
     @pytest.mark.parametrize(
         "body", [b'{ "model": "public" }', b'{"a":1}', b"[1]", b'{"model":5}', b'{"model":null}']

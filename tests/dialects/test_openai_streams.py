@@ -15,12 +15,13 @@ from keyhole.dialects.base import NotThisFormatError, StreamFailedError
 from keyhole.dialects.openai.client import OpenAiDialect
 from keyhole.dialects.openai.reader import ChunkReader, FrameEditor
 from keyhole.errors import Code, UpstreamError
-from keyhole.wire.answer import Stamp, Usage
+from keyhole.wire.answer import Usage
 from keyhole.wire.call import Call, Message, Parameters
 from keyhole.wire.events import Counted, Delta, Event, Finish, Token
 from keyhole.wire.sse import SseReader
+from records import record
 
-STAMP = Stamp(request_id="the-id", unix_s=1700000000, model="public")
+RECORD = record("the-id", 1700000000, "public")
 CHAT = Call(model=None, messages=(Message("user", "Hi"),))
 TEXT = Call(model=None, input="Once")
 
@@ -119,7 +120,7 @@ def test_mutated_bytes_are_events_or_one_of_the_two_errors(data: st.DataObject) 
 
 def write(call: Call, *events: Event) -> list[Any]:
     """The values of the frames that a client gets."""
-    writer = OpenAiDialect().stream(call, STAMP, is_chat=False)
+    writer = OpenAiDialect().stream(call, RECORD, is_chat=False)
     stream = b"".join([*(writer.write(event) for event in events), writer.end()])
     frames = SseReader(10_000).feed(stream)
     assert b"".join(frame.raw for frame in frames) == stream
@@ -227,7 +228,7 @@ class TestWriter:
         assert [choice["index"] for choice in written] == [1, 1, 0, 0, 1, 0]
 
     def test_a_failure_is_an_error_object_and_the_last_word(self) -> None:
-        writer = OpenAiDialect().stream(CHAT, STAMP, is_chat=True)
+        writer = OpenAiDialect().stream(CHAT, RECORD, is_chat=True)
         (frame,) = SseReader(10_000).feed(
             writer.fail(UpstreamError(Code.UPSTREAM_TIMEOUT, "Late."))
         )
@@ -237,7 +238,7 @@ class TestWriter:
         assert told["request_id"] == "the-id"
 
     def test_the_heartbeat_is_a_comment(self) -> None:
-        heartbeat = OpenAiDialect().stream(CHAT, STAMP, is_chat=True).heartbeat
+        heartbeat = OpenAiDialect().stream(CHAT, RECORD, is_chat=True).heartbeat
 
         assert [frame.data for frame in SseReader(100).feed(heartbeat)] == [None]
 
@@ -247,7 +248,7 @@ class TestWriter:
         events = expected(golden)
         nothing = Counted(Usage(0, 0))
         counted = [nothing, *(event for event in events if isinstance(event, Counted))][-1:]
-        writer = OpenAiDialect().stream(asking(TEXT, usage=True), STAMP, is_chat=False)
+        writer = OpenAiDialect().stream(asking(TEXT, usage=True), RECORD, is_chat=False)
         stream = b"".join([*(writer.write(event) for event in events), writer.end()])
 
         others = [event for event in events if not isinstance(event, Counted)]

@@ -19,13 +19,14 @@ from keyhole.dialects.tgi_client import (
     is_tgi,
 )
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
-from keyhole.wire.answer import Answer, Stamp, Usage
+from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call, Parameters
 from keyhole.wire.http import Head
+from records import record
 
 TGI, ROOT = TgiDialect(), TgiRootDialect()
 TOKENIZE, TO_TOKENIZE = TgiTokenizeDialect(), Head(method="POST", path="/tokenize")
-STAMP = Stamp(request_id="r", unix_s=0, model="gpt2")
+RECORD = record("r", 0, "gpt2")
 BODIES = (
     b'{"inputs":"Once","parameters":{"max_new_tokens":5,"details":true,"stop":["."]}}',
     b'{"inputs":"Once","stream":true,"parameters":{"top_p":0.9,"grammar":{"type":"json"}}}',
@@ -253,8 +254,8 @@ class TestDecode:
 class TestEncode:
     def test_tgis_own_answer_goes_out_as_it_came(self) -> None:
         answer = Answer(texts=(("x",),), verbatim=b' {"generated_text": "x"}', format="tgi")
-        assert TGI.encode(asked(), answer, STAMP) == answer.verbatim
-        assert ROOT.encode(asked("/"), answer, STAMP) == b'[ {"generated_text": "x"}]'
+        assert TGI.encode(asked(), answer, RECORD) == answer.verbatim
+        assert ROOT.encode(asked("/"), answer, RECORD) == b'[ {"generated_text": "x"}]'
 
     @pytest.mark.parametrize(
         ("path", "said", "is_chat", "text"),
@@ -272,12 +273,12 @@ class TestEncode:
     ) -> None:
         dialect = ROOT if path == "/" else TGI
         answer = Answer(texts=((" upon",),), is_chat=is_chat)
-        told = json.loads(dialect.encode(asked(path, return_full_text=said), answer, STAMP))
+        told = json.loads(dialect.encode(asked(path, return_full_text=said), answer, RECORD))
         assert told == ([{"generated_text": text}] if path == "/" else {"generated_text": text})
 
     def test_details_are_made_of_what_is_known(self) -> None:
         answer = Answer(texts=(("x",),), finishes=(("length",),), usage=Usage(1, 7))
-        body = TGI.encode(asked(details=True), answer, STAMP)
+        body = TGI.encode(asked(details=True), answer, RECORD)
         assert json.loads(body)["details"] == {
             "finish_reason": "length",
             "generated_tokens": 7,
@@ -299,7 +300,7 @@ class TestEncode:
         self, parameters: Any, usage: Usage | None, word: str, count: int
     ) -> None:
         body = TGI.encode(
-            asked(details=True, **parameters), Answer(texts=(("x",),), usage=usage), STAMP
+            asked(details=True, **parameters), Answer(texts=(("x",),), usage=usage), RECORD
         )
         details = msgspec.json.decode(body, type=tgi.GenerateResponse).details
         assert isinstance(details, tgi.Details)
@@ -308,7 +309,7 @@ class TestEncode:
     @pytest.mark.parametrize("texts", [(), ((),), (("a", "b"),)])
     def test_an_answer_that_is_not_one_text_is_the_upstreams_fault(self, texts: Any) -> None:
         with pytest.raises(UpstreamError):
-            TGI.encode(asked(), Answer(texts=texts), STAMP)
+            TGI.encode(asked(), Answer(texts=texts), RECORD)
 
 
 class TestRefuse:
@@ -411,4 +412,4 @@ class TestQuestions:
     def test_the_answer_goes_back_as_it_came(self) -> None:
         call = TOKENIZE.decode(TO_TOKENIZE, b'{"inputs":"x"}')
         answer = Answer(verbatim=b'[ {"id":1} ]', format="tgi")
-        assert TOKENIZE.encode(call, answer, STAMP) == b'[ {"id":1} ]'
+        assert TOKENIZE.encode(call, answer, RECORD) == b'[ {"id":1} ]'

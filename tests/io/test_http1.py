@@ -480,7 +480,7 @@ async def test_what_a_resting_connection_says_before_it_is_asked_is_no_answer() 
     await turn(2)
     wire.feed(SMALL)
     await asking
-    wire.connection.take()
+    wire.connection.take_whole()
     wire.connection.rest(wire.loop.time() + 60)
 
     asking = wire.ask()

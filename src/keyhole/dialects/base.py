@@ -12,10 +12,11 @@ import msgspec
 
 from keyhole.catalog import is_model_name
 from keyhole.errors import ClientError, Code, KeyholeError
-from keyhole.wire.answer import Answer, Stamp, Usage
+from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call, Unreadable
 from keyhole.wire.events import Event
 from keyhole.wire.http import Head, Reply
+from keyhole.wire.records import AccessRecord
 
 _Shape = TypeVar("_Shape")
 
@@ -41,11 +42,11 @@ class ClientDialect(Protocol):
         """What the client asks for; the path may name the model. Raises ClientError."""
         ...
 
-    def encode(self, call: Call, answer: Answer, stamp: Stamp) -> bytes:
+    def encode(self, call: Call, answer: Answer, record: AccessRecord) -> bytes:
         """The whole answer, as this dialect's clients expect it."""
         ...
 
-    def stream(self, call: Call, stamp: Stamp, *, is_chat: bool) -> EventWriter:
+    def stream(self, call: Call, record: AccessRecord, *, is_chat: bool) -> EventWriter:
         """What writes the answer to a call that wants a stream; `is_chat` as in Answer."""
         ...
 

@@ -21,10 +21,11 @@ from keyhole.catalog import is_model_name
 from keyhole.dialects.base import decode_json
 from keyhole.dialects.hf_parameters import full_text, read_parameters, read_stream
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
-from keyhole.wire.answer import Answer, Stamp, Usage
+from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call, Parameters
 from keyhole.wire.events import Delta, Event, Finish
 from keyhole.wire.http import JSON, Head, Reply
+from keyhole.wire.records import AccessRecord
 from keyhole.wire.sse import frame
 
 MISSING_INPUT = "Invalid request. 'input' key is required."
@@ -76,7 +77,7 @@ class GenerateDialect:
             wants_usage=wants_stream,
         )
 
-    def encode(self, call: Call, answer: Answer, stamp: Stamp) -> bytes:  # noqa: ARG002
+    def encode(self, call: Call, answer: Answer, record: AccessRecord) -> bytes:  # noqa: ARG002
         """The upstream's JSON as it came, or [{"generated_text": ...}] made from its texts.
 
         A list of prompts gives a list for each prompt, as the transformers pipeline does.
@@ -93,9 +94,9 @@ class GenerateDialect:
         ]
         return msgspec.json.encode(rows if isinstance(call.input, list) else rows[0])
 
-    def stream(self, call: Call, stamp: Stamp, *, is_chat: bool) -> GenerateWriter:
+    def stream(self, call: Call, record: AccessRecord, *, is_chat: bool) -> GenerateWriter:
         """The texts as they come, then the whole of them."""
-        return GenerateWriter(call, stamp.request_id, is_chat=is_chat)
+        return GenerateWriter(call, record.request_id, is_chat=is_chat)
 
     def refuse(self, error: KeyholeError, request_id: str) -> Reply:
         """{"error": TEXT, "code": SLUG, "request_id": ID}, with `detail` for an upstream's."""

@@ -38,10 +38,11 @@ from keyhole.dialects.hf_replies import LOADING_S, headers_of, reason_of, status
 from keyhole.dialects.tgi import read_reason
 from keyhole.dialects.tgi_stream import TgiWriter, make_details
 from keyhole.errors import ClientError, Code, KeyholeError, UpstreamError
-from keyhole.wire.answer import Answer, Stamp
+from keyhole.wire.answer import Answer
 from keyhole.wire.call import Call, Original, Parameters
 from keyhole.wire.events import Reason
 from keyhole.wire.http import Head, Reply
+from keyhole.wire.records import AccessRecord
 
 FORMAT = "huggingface"
 
@@ -195,7 +196,7 @@ class HuggingFaceDialect:
             ),
         )
 
-    def encode(self, call: Call, answer: Answer, stamp: Stamp) -> bytes:  # noqa: ARG002
+    def encode(self, call: Call, answer: Answer, record: AccessRecord) -> bytes:  # noqa: ARG002
         """The upstream's JSON as it came, or a list made of the texts.
 
         A list of prompts gives a list for each prompt, as the transformers pipeline does.
@@ -209,7 +210,7 @@ class HuggingFaceDialect:
         ]
         return msgspec.json.encode(rows if isinstance(call.input, list) else rows[0])
 
-    def stream(self, call: Call, stamp: Stamp, *, is_chat: bool) -> TgiWriter:  # noqa: ARG002
+    def stream(self, call: Call, record: AccessRecord, *, is_chat: bool) -> TgiWriter:  # noqa: ARG002
         """TGI's frames."""
         return TgiWriter(call, is_chat=is_chat)
 

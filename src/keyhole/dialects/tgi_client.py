@@ -37,9 +37,10 @@ from keyhole.dialects.tgi import (
 )
 from keyhole.dialects.tgi_stream import TgiWriter, error_type, make_details
 from keyhole.errors import ClientError, Code, KeyholeError, UpstreamError
-from keyhole.wire.answer import Answer, Stamp
+from keyhole.wire.answer import Answer
 from keyhole.wire.call import Call, Original
 from keyhole.wire.http import JSON, Head, Reply
+from keyhole.wire.records import AccessRecord
 
 FORMAT = "tgi"
 STREAM_PATH = "/generate_stream"
@@ -96,7 +97,7 @@ class TgiDialect:
             ),
         )
 
-    def encode(self, call: Call, answer: Answer, stamp: Stamp) -> bytes:  # noqa: ARG002
+    def encode(self, call: Call, answer: Answer, record: AccessRecord) -> bytes:  # noqa: ARG002
         """TGI's own JSON as it came, or one object made from the text."""
         if answer.verbatim is not None and answer.format == FORMAT:
             return answer.verbatim
@@ -108,7 +109,7 @@ class TgiDialect:
             )
         )
 
-    def stream(self, call: Call, stamp: Stamp, *, is_chat: bool) -> TgiWriter:  # noqa: ARG002
+    def stream(self, call: Call, record: AccessRecord, *, is_chat: bool) -> TgiWriter:  # noqa: ARG002
         """A frame for each piece, then one with the whole text."""
         return TgiWriter(call, is_chat=is_chat)
 
@@ -137,9 +138,9 @@ class TgiRootDialect(TgiDialect):
     paths = frozenset({ROOT_PATH})
     _prompt_in_front = None
 
-    def encode(self, call: Call, answer: Answer, stamp: Stamp) -> bytes:
+    def encode(self, call: Call, answer: Answer, record: AccessRecord) -> bytes:
         """The same in an array."""
-        return b"[%b]" % super().encode(call, answer, stamp)
+        return b"[%b]" % super().encode(call, answer, record)
 
     def _streams(self, head: Head, asked: Asked) -> bool:  # noqa: ARG002  # one path for both
         return read_stream(asked.stream, asked.inputs, asked.parameters)

@@ -39,7 +39,7 @@ from keyhole.io.failures import (
 from keyhole.io.request import Sealed
 from keyhole.io.response import Headers, ResponseReader
 from keyhole.outbox import Outbox
-from keyhole.wire.http import Timeouts
+from keyhole.wire.http import Timeouts, UpstreamResponse
 
 HIGH_WATER_BYTES = 256 * 1024
 """As much of a body waits for a slow reader before the upstream is made to wait."""
@@ -174,7 +174,9 @@ class Connection(asyncio.Protocol):
         self._asked_s = self._loop.time()
         self._total_by_s = total_by_s = began_s + timeouts.total_s
         due_s = began_s + timeouts.first_byte_s
-        self._set_due(due_s if due_s < total_by_s else total_by_s)  # min(): 0.1 us
+        self.due_s = due_s = due_s if due_s < total_by_s else total_by_s  # min(): 0.1 us
+        if due_s < self.watched_s:
+            self._wheel.watch(self)
         self._unsent = message
         self._outbox.put(self._send)
         self._wants = _END if wants_all else _HEAD
@@ -211,9 +213,9 @@ class Connection(asyncio.Protocol):
             and self._transport.get_write_buffer_size() == 0
         )
 
-    def take(self) -> bytes:
-        """What has come of the body, and was not read."""
-        return self._response.take()
+    def take_whole(self) -> UpstreamResponse:
+        """The response that was asked for whole."""
+        return self._response.take_whole()
 
     async def read_all(self) -> bytes:
         """The rest of the body; raises UpstreamError."""

@@ -32,6 +32,7 @@ from collections.abc import Iterator, Mapping
 import httptools
 
 from keyhole.io.failures import BadResponseError, answer_too_large, broke_off, no_answer, not_http
+from keyhole.wire.http import UpstreamResponse
 
 MAX_HEAD_BYTES = 64 * 1024
 """All heads of one response together, those of 1xx included; as much as we take of a client's."""
@@ -161,6 +162,10 @@ class ResponseReader:
         """What has come of the body and was not taken yet."""
         body, self._body = self._body, b""
         return body if type(body) is bytes else bytes(body)
+
+    def take_whole(self) -> UpstreamResponse:
+        """A response that has ended, nothing of which was taken."""
+        return UpstreamResponse(self.status, Headers(self._raw_headers), self.take())
 
     def feed(self, chunk: bytes) -> bool:
         """Read on; whether the response `is_complete` now.

@@ -174,7 +174,7 @@ class PooledTransport:
         """As the port says."""
         pool = self._pool(request.upstream)
         connection = await self._ask(pool, request, request_id, timeouts, wants_all=True)
-        response = UpstreamResponse(connection.status, connection.headers, connection.take())
+        response = connection.take_whole()
         pool.release(connection)
         return response
 

@@ -180,15 +180,15 @@ class FastLane(StrictProtocol):
             super()._start_asgi_task(cycle, app)
 
 
-class HotCycle:
+class HotCycle(Eager):
     """One hot request; it has the attributes that uvicorn looks for in its own cycles."""
 
     __slots__ = (
+        "_has_begun",
         "_head",
         "_is_chunked",
         "_is_turn",
         "_protocol",
-        "_run",
         "_stream",
         "admitted",
         "body",
@@ -210,11 +210,11 @@ class HotCycle:
         expects_continue: bool = False,
         is_http_1_0: bool = False,
     ) -> None:
+        super().__init__(protocol.loop, protocol.tasks)
         self._protocol = protocol
         self._is_chunked = not is_http_1_0
         self._head = b""
-        self._is_turn = False
-        self._run: Eager | None = None
+        self._is_turn = self._has_begun = False
         self._stream: ReplyStream | None = None
         """What comes of the reply's body, once its head has gone out."""
         self.admitted = admitted
@@ -280,7 +280,7 @@ class HotCycle:
         """The body has ended."""
         self.more_body = False
         self.waiting_for_100_continue = False
-        if self._is_turn and not self.response_complete and self._run is None:
+        if self._is_turn and not self.response_complete and not self._has_begun:
             self._start()
 
     def leave(self) -> None:
@@ -291,15 +291,15 @@ class HotCycle:
         self.response_complete = True
         if self._stream is not None:
             self._stream.cancel()
-        elif self._run is not None:
-            self._run.cancel()
+        elif self._has_begun:
+            self.cancel()
         elif isinstance(self.admitted, Admission):
             self._protocol.edge.gateway.left(self.admitted)
         self._release()
 
     def _start(self) -> None:
-        protocol = self._protocol
-        self._run = Eager(self._serve(), protocol.loop, protocol.tasks)
+        self._has_begun = True
+        self.start(self._serve())
 
     async def _serve(self) -> None:
         protocol, admitted = self._protocol, self.admitted

@@ -436,7 +436,7 @@ class StrictProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self._is_lingering or self.transport.is_closing():
             return
-        if not self.flow.write_paused:
+        if self.flow.read_paused and not self.flow.write_paused:
             self.flow.resume_reading()
         self._since_s = self.loop.time()
         if self.pipeline:

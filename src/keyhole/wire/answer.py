@@ -29,12 +29,3 @@ class Answer(Struct, frozen=True, kw_only=True):
     """The upstream's JSON as it came."""
     format: str = ""
     """The format of `verbatim`, as in `call.Original.format`."""
-
-
-class Stamp(Struct, frozen=True):
-    """What an answer is stamped with, in formats that say who gave it and when."""
-
-    request_id: str
-    unix_s: int
-    model: str
-    """The public name."""

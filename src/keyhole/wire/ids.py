@@ -15,13 +15,25 @@ _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 """A hexadecimal digit with its upper two bits replaced by those of RFC 9562's variant."""
 
 
-def uuid7(unix_ms: int, random_hex: str) -> str:
-    """The text form of a UUIDv7 made of milliseconds since 1970 and 19 random hexadecimal digits.
+TAIL_DIGITS = 19
+"""How many random hexadecimal digits a UUIDv7 takes; 74 of their 76 bits are used."""
 
-    74 of their 76 bits are used.
+
+def uuid7(unix_ms: int, tail: str) -> str:
+    """The text form of a UUIDv7 made of milliseconds since 1970 and one of `uuid7_tails`."""
+    return _time_part(unix_ms) + tail
+
+
+def uuid7_tails(random_hex: str) -> list[str]:
+    """The random ends of as many UUIDv7s as the digits are enough for; no two are to be the same.
+
+    Made for many at once, because a request's id costs a third then.
     """
-    random_a, digit = random_hex[:3], _VARIANT[random_hex[3]]
-    return f"{_time_part(unix_ms)}{random_a}-{digit}{random_hex[4:7]}-{random_hex[7:19]}"
+    return [
+        f"{random_hex[at : at + 3]}-{_VARIANT[random_hex[at + 3]]}{random_hex[at + 4 : at + 7]}"
+        f"-{random_hex[at + 7 : at + TAIL_DIGITS]}"
+        for at in range(0, len(random_hex) - TAIL_DIGITS + 1, TAIL_DIGITS)
+    ]
 
 
 @lru_cache(maxsize=2)

@@ -26,6 +26,8 @@ class AccessRecord(Struct):
     """The error's code, if it was refused or failed."""
     model: str | None = None
     """The route that answered."""
+    public_model: str = ""
+    """The model's name as the client gave it, or else the route's; for the answer."""
     upstream: str | None = None
     target: str | None = None
     """UPSTREAM/MODEL of the last attempt."""

@@ -23,9 +23,10 @@ from keyhole.dialects.openai import CHAT, faults
 from keyhole.dialects.openai.request import decode_chat_call, decode_completion_call
 from keyhole.dialects.openai.writer import FINISHES, StreamWriter, head, usage_fields
 from keyhole.errors import ClientError, Code, KeyholeError, UpstreamError
-from keyhole.wire.answer import Answer, Stamp
+from keyhole.wire.answer import Answer
 from keyhole.wire.call import Call
 from keyhole.wire.http import JSON, Head, Page, Reply
+from keyhole.wire.records import AccessRecord
 from keyhole.wire.stops import cut
 
 CHAT_PATH = "/v1/chat/completions"
@@ -47,29 +48,29 @@ class OpenAiDialect:
             return decode_chat_call(body)
         return decode_completion_call(body)
 
-    def encode(self, call: Call, answer: Answer, stamp: Stamp) -> bytes:
+    def encode(self, call: Call, answer: Answer, record: AccessRecord) -> bytes:
         """The upstream's own object under the public model's name, or one made of the texts.
 
         Raises UpstreamError for an answer in another format that has no texts.
         """
         asked = call.original.format if call.original else ""
         if answer.verbatim is not None and answer.format == asked:
-            return rename_model(answer.verbatim, stamp.model)
+            return rename_model(answer.verbatim, record.public_model)
         if not answer.texts:
             raise UpstreamError(
                 Code.UPSTREAM_NOT_JSON, "The upstream's answer has no text where texts stand."
             )
         body: dict[str, Any] = {
-            **head(call, stamp),
+            **head(call, record),
             "object": "chat.completion" if asked == CHAT else "text_completion",
             "choices": _choices(call, answer, is_chat=asked == CHAT),
         }
         body["usage"] = usage_fields(answer.usage)
         return msgspec.json.encode(body)
 
-    def stream(self, call: Call, stamp: Stamp, *, is_chat: bool) -> EventWriter:  # noqa: ARG002
+    def stream(self, call: Call, record: AccessRecord, *, is_chat: bool) -> EventWriter:  # noqa: ARG002
         """What writes the stream that answers the call; the path says whether it is a chat."""
-        return StreamWriter(call, stamp)
+        return StreamWriter(call, record)
 
     def refuse(self, error: KeyholeError, request_id: str) -> Reply:
         """{"error": {"message", "type", "param", "code", "request_id"}}."""

@@ -13,9 +13,10 @@ import msgspec
 
 from keyhole.dialects.openai import faults
 from keyhole.errors import KeyholeError
-from keyhole.wire.answer import Stamp, Usage
+from keyhole.wire.answer import Usage
 from keyhole.wire.call import Call
 from keyhole.wire.events import Delta, Event, Finish
+from keyhole.wire.records import AccessRecord
 from keyhole.wire.sse import frame
 from keyhole.wire.stops import StopCutter
 
@@ -28,10 +29,14 @@ _UNTOLD = Usage(0, 0)
 _encode = msgspec.json.encode
 
 
-def head(call: Call, stamp: Stamp) -> dict[str, str | int]:
+def head(call: Call, record: AccessRecord) -> dict[str, str | int]:
     """What stands at the beginning of every object that answers a call, but for its kind."""
     prefix = "chatcmpl" if call.messages else "cmpl"
-    return {"id": f"{prefix}-{stamp.request_id}", "created": stamp.unix_s, "model": stamp.model}
+    return {
+        "id": f"{prefix}-{record.request_id}",
+        "created": record.began_unix_ms // 1000,
+        "model": record.public_model,
+    }
 
 
 def usage_fields(usage: Usage | None) -> dict[str, int]:
@@ -52,10 +57,10 @@ class StreamWriter:
 
     heartbeat = b": keep-alive\n\n"
 
-    def __init__(self, call: Call, stamp: Stamp) -> None:
+    def __init__(self, call: Call, record: AccessRecord) -> None:
         kind = "chat.completion.chunk" if call.messages else "text_completion"
-        start = _encode({**head(call, stamp), "object": kind})[:-1]
-        self._call, self._request_id = call, stamp.request_id
+        start = _encode({**head(call, record), "object": kind})[:-1]
+        self._call, self._request_id = call, record.request_id
         self._usage: Usage | None = None
         self._cutters: dict[int, StopCutter] = {}
         """By choice, for those that have begun."""
