@@ -13,6 +13,7 @@ were split: what stood in front of an error goes out in front of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 from keyhole.backends import faults
@@ -25,8 +26,10 @@ from keyhole.wire.answer import Usage
 from keyhole.wire.call import Call
 from keyhole.wire.events import Counted, Event
 from keyhole.wire.http import Sink
-from keyhole.wire.sse import Frame, FrameTooLargeError, SseReader
+from keyhole.wire.recurring import Edit, RecurringFrame
+from keyhole.wire.sse import Frame, FrameTooLargeError, SseReader, data_of
 
+MAX_LESSONS = 4
 END_WITHIN_S = 2.0
 """How long an upstream may keep a stream open behind its last frame: there is usage to come."""
 
@@ -44,7 +47,8 @@ class Relay:
 
     __slots__ = (
         *("_alarms", "_call", "_ended", "_failure", "_frames", "_heartbeat_s", "_incoming"),
-        *("_is_over", "_is_paused", "_plan", "_sink", "_target", "_writer"),
+        *("_is_over", "_is_paused", "_lessons", "_plan", "_recurring", "_sink", "_target"),
+        *("_writer",),
         *("bytes_out", "due_s", "usage", "watched_s"),
     )
 
@@ -64,6 +68,9 @@ class Relay:
         self._plan = plan
         self._incoming = incoming
         self._frames = SseReader(max_frame_bytes)
+        self._recurring: RecurringFrame | None = None
+        self._lessons = MAX_LESSONS if plan.recurs and plan.edit is not None else 0
+        """How many more frames are tried for one that recurs."""
         self._writer = writer
         self._alarms = alarms
         self._ended: Ended | None = None
@@ -158,18 +165,31 @@ class Relay:
 
     def piece(self, chunk: bytes) -> None:
         """Bytes have come."""
+        frames = self._frames
+        if (
+            self._recurring is not None
+            and frames.is_between
+            and len(chunk) <= frames.max_frame_bytes
+        ):
+            written = self._recurring.again(chunk)
+            if written is not None and not self._is_echo(chunk):
+                self._send(written)
+                return
         out: list[bytes] = []
         try:
             self._take(chunk, out)
         except Exception as error:  # noqa: BLE001  # an edge: nobody else would hear of it
             self._fail(error, out)
             return
-        if out and self._sink is not None:
-            written = out[0] if len(out) == 1 else b"".join(out)
-            self.bytes_out += len(written)
-            self._sink.send(written)
-            self._listen()
+        if out:
+            self._send(out[0] if len(out) == 1 else b"".join(out))
         elif self._plan.reader.is_complete:
+            self._listen()
+
+    def _send(self, written: bytes) -> None:
+        self.bytes_out += len(written)
+        if self._sink is not None:
+            self._sink.send(written)
             self._listen()
 
     def ended(self, error: KeyholeError | None) -> None:
@@ -235,8 +255,8 @@ class Relay:
             out.append(self._writer.end())
 
     def _translate(self, frame: Frame, out: list[bytes]) -> None:
-        secret, plan = self._target.upstream.secret, self._plan
-        if secret is not None and secret.is_in(frame.raw):
+        plan = self._plan
+        if self._is_echo(frame.raw):
             raise faults.echoed_secret(self._target.upstream, 200)
         events = self._read(frame)
         if events is None:
@@ -245,10 +265,24 @@ class Relay:
             written = self._write(events)
         elif plan.edit is not None:
             written = plan.edit(frame.raw)
+            if self._lessons:
+                self._learn(frame.raw, events, plan.edit)
         else:
             written = frame.raw
         if written:
             out.append(written)
+
+    def _learn(self, raw: bytes, events: Sequence[Event], edit: Edit) -> None:
+        """Look whether the frame is one that may come again; an upstream may have none such."""
+        self._lessons -= 1
+        read = self._plan.reader.read
+        learned = RecurringFrame.learn(raw, events, lambda again: read(data_of(again) or b""), edit)
+        self._recurring = learned or self._recurring
+
+    def _is_echo(self, raw: bytes) -> bool:
+        """Whether the upstream repeats the secret that it was sent."""
+        secret = self._target.upstream.secret
+        return secret is not None and secret.is_in(raw)
 
     def _read(self, frame: Frame) -> list[Event] | tuple[Event, ...] | None:
         """A frame's events; None for one that is nothing to the client."""

@@ -31,6 +31,9 @@ class Stream(Struct, frozen=True, kw_only=True):
     """Reads the frames, for the books where they are passed on, and otherwise to translate them."""
     is_passed_on: bool = False
     """Whether the client speaks the same format: its frames are the upstream's."""
+    recurs: bool = False
+    """Whether frames that are passed on may come again but for their text, and a piece of text
+    changes nothing in the reader: then they need not be read (wire.recurring)."""
     edit: Callable[[bytes], bytes] | None = None
     """What becomes of each frame that is passed on, blank line and all; None: nothing does."""
     is_chat: bool = False

@@ -82,6 +82,7 @@ class OpenAiFormat:
             request=ask(target.upstream, path, body, accept=EVENT_STREAM),
             reader=ChunkReader(),
             is_passed_on=original is not None,
+            recurs=original is not None,
             edit=edit,
             is_chat=self._is_chat(call, target),
         )

@@ -375,7 +375,10 @@ class Connection(asyncio.Protocol):
     def _hand_on(self, *, is_complete: bool) -> None:
         piece = self._response.take()
         if not is_complete:
-            self._set_due(min(self._loop.time() + self._idle_s, self._total_by_s))
+            due_s, total_by_s = self._loop.time() + self._idle_s, self._total_by_s
+            self.due_s = due_s = due_s if due_s < total_by_s else total_by_s  # min(): 0.1 us
+            if due_s < self.watched_s:
+                self._wheel.watch(self)
         if piece and self._on_piece is not None:
             self._on_piece(piece)
         if is_complete:

@@ -5,6 +5,7 @@ call.py     what a client asked, free of any dialect
 answer.py   what a model answered, whole, free of any dialect
 events.py   the events of a stream
 sse.py      the frames that a stream travels in
+recurring.py frames that come again but for their piece of text
 stops.py    a text up to its stop sequence
 records.py  what is told about a request once it is over
 ids.py      the exchange's identity

@@ -49,18 +49,16 @@ class FrameTooLargeError(Exception):
 class SseReader:
     """Cuts one stream into frames, however its bytes come; keeps at most one unfinished frame."""
 
-    __slots__ = (
-        *("_has_cr", "_is_between", "_max_frame_bytes", "is_broken", "_rest", "_searched"),
-    )
+    __slots__ = (*("_has_cr", "max_frame_bytes", "is_between", "is_broken", "_rest", "_searched"),)
 
     def __init__(self, max_frame_bytes: int) -> None:
-        self._max_frame_bytes = max_frame_bytes
+        self.max_frame_bytes = max_frame_bytes
         self._rest = bytearray()
         self._searched = 0
         """So much of the rest is known to hold no empty line."""
         self._has_cr = False
         """Whether the stream has ever had a CR; most have none and are cut faster."""
-        self._is_between = True
+        self.is_between = True
         """Whether nothing is unfinished and nothing went wrong."""
         self.is_broken = False
         """Whether a frame was too large: the next call raises."""
@@ -71,12 +69,12 @@ class SseReader:
         Raises FrameTooLargeError, at the next call where there are frames to be given first.
         """
         if (
-            self._is_between
+            self.is_between
             and chunk.startswith(b"data:")
             and chunk.find(b"\n") == len(chunk) - 2
             and chunk.endswith(b"\n\n")
             and b"\r" not in chunk
-            and len(chunk) <= self._max_frame_bytes
+            and len(chunk) <= self.max_frame_bytes
         ):  # nearly all are so
             return [Frame(chunk, chunk[6:-2] if chunk[5] == _SPACE else chunk[5:-2])]
         self._check()
@@ -97,26 +95,26 @@ class SseReader:
         self._check()
         rest = bytes(self._rest)
         self._rest.clear()
-        self._searched, self._is_between = 0, True
+        self._searched, self.is_between = 0, True
         whole = rest[: max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1]
-        data = _data(whole)
+        data = data_of(whole)
         return None if data is None else Frame(whole + whole[-1:], data)
 
     def _cut(self) -> list[Frame]:
         """Take the finished frames from the rest, up to one that is too large."""
-        rest, limit = self._rest, self._max_frame_bytes
+        rest, limit = self._rest, self.max_frame_bytes
         frames: list[Frame] = []
         start, at = 0, self._searched
         while (end := self._end_of_frame(at)) > 0 and end - start <= limit:
             raw = bytes(rest[start:end])
-            frames.append(Frame(raw, _data(raw)))
+            frames.append(Frame(raw, data_of(raw)))
             start = at = end
         if end > 0 or len(rest) - start > limit:
             self.is_broken = True
             rest.clear()
         del rest[:start]
         self._searched = max(len(rest) - _LONGEST_BEGINNING, 0)
-        self._is_between = not rest and not self.is_broken
+        self.is_between = not rest and not self.is_broken
         return frames
 
     def _end_of_frame(self, at: int) -> int:
@@ -129,7 +127,7 @@ class SseReader:
 
     def _check(self) -> None:
         if self.is_broken:
-            raise FrameTooLargeError(f"A frame has more than {self._max_frame_bytes} bytes.")
+            raise FrameTooLargeError(f"A frame has more than {self.max_frame_bytes} bytes.")
 
 
 def frame(data: bytes) -> bytes:
@@ -144,7 +142,7 @@ def frame(data: bytes) -> bytes:
     return b"data: %b\n\n" % data
 
 
-def _data(raw: bytes) -> bytes | None:
+def data_of(raw: bytes) -> bytes | None:
     """The value of the data lines of a frame; None for a frame without any."""
     if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw:
         return raw[6:-2]  # the most frequent; the rest of this is true of it, too
