@@ -59,6 +59,7 @@ class Code(StrEnum):
 
     # Keyhole's own
     INTERNAL_ERROR = "internal_error"
+    JOURNAL_FULL = "journal_full"
     SHUTTING_DOWN = "shutting_down"
 
 

@@ -11,4 +11,6 @@ dialing.py    opening connections: TCP, TLS, Unix sockets
 pool.py       the connections to one upstream: reuse, cap, queue
 transport.py  the Transport port, over all of these
 clock.py      time and randomness
+syncing.py    when the disk is asked whether it has what was written
+journal.py    the Journal port: attempts in append-only files
 """

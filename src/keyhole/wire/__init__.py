@@ -9,4 +9,7 @@ recurring.py frames that come again but for their piece of text
 stops.py    a text up to its stop sequence
 records.py  what is told about a request once it is over
 ids.py      the exchange's identity
+keys.py     a virtual key, as everybody but its holder sees it
+books.py    what the books say of an attempt
+lines.py    the journal's lines and file names
 """
