@@ -8,4 +8,7 @@ sse.py      the frames that a stream travels in
 stops.py    a text up to its stop sequence
 records.py  what is told about a request once it is over
 ids.py      the exchange's identity
+keys.py     virtual keys, and what they may use
+amounts.py  budgets and durations as people write them
+books.py    what the journal and the ledger say of an attempt
 """
