@@ -11,5 +11,6 @@ records.py  what is told about a request once it is over
 ids.py      the exchange's identity
 keys.py     a virtual key, as everybody but its holder sees it
 books.py    what the books say of an attempt
+amounts.py  budgets and durations as people write them
 lines.py    the journal's lines and file names
 """
