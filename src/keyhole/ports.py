@@ -11,7 +11,7 @@ from typing import Protocol
 from keyhole.errors import KeyholeError, UpstreamError
 from keyhole.wire.books import Intent, Progress, Receipt
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
-from keyhole.wire.keys import Key
+from keyhole.wire.keys import LiveKey
 from keyhole.wire.records import AccessRecord
 
 
@@ -203,10 +203,21 @@ class Keys(Protocol):
         """
         ...
 
-    def find(self, digest: bytes) -> Key | None:
+    @property
+    def without_key(self) -> LiveKey:
+        """What lets in while there never was one: good until the first is made."""
+        ...
+
+    @property
+    def held(self) -> Mapping[bytes, LiveKey]:
+        """Keys in memory, by digest; one that is good there needs no `find`."""
+        ...
+
+    def find(self, digest: bytes) -> LiveKey | None:
         """The key with this digest, revoked and expired ones too; None for an unknown one.
 
-        Raises GatewayError (keys_unavailable, 503) where the copy cannot be read or is too old:
-        that is never taken for an unknown key.
+        It is kept up to date for as long as anybody holds it. Raises GatewayError
+        (keys_unavailable, 503) where the copy cannot be read or is too old: that is never taken
+        for an unknown key.
         """
         ...

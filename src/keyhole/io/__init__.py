@@ -1,4 +1,4 @@
-"""The ports made real: the only folder that talks to upstreams, clocks and (later) databases.
+"""The ports made real: the only folder that talks to upstreams, clocks and databases.
 
 From the bottom up; each imports only those above it:
 
@@ -11,4 +11,6 @@ dialing.py    opening connections: TCP, TLS, Unix sockets
 pool.py       the connections to one upstream: reuse, cap, queue
 transport.py  the Transport port, over all of these
 clock.py      time and randomness
+keys.py       the Keys port, over the mirror that the clerk writes
+admin_key.py  the admin key: from the environment, or made on first need
 """
