@@ -13,4 +13,5 @@ keys.py     a virtual key, as everybody but its holder sees it
 books.py    what the books say of an attempt
 amounts.py  budgets and durations as people write them
 lines.py    the journal's lines and file names
+mirror.py   the keys' mirror: what the clerk writes for the workers
 """
