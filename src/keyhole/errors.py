@@ -40,6 +40,7 @@ class Code(StrEnum):
     KEY_REVOKED = "key_revoked"
     KEY_UNKNOWN = "key_unknown"
     MALFORMED_REQUEST = "malformed_request"
+    KEY_NOT_FOUND = "key_not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     MISSING_INPUT = "missing_input"
     MODEL_NOT_ALLOWED = "model_not_allowed"
@@ -47,6 +48,7 @@ class Code(StrEnum):
     NOT_A_KEY = "not_a_key"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
     OVER_LIMIT = "over_limit"
+    NAME_TAKEN = "name_taken"
     PATH_NOT_FOUND = "path_not_found"
     PRICE_UNKNOWN = "price_unknown"
     REQUESTS_LIMITED = "requests_limited"
@@ -78,6 +80,7 @@ class Code(StrEnum):
     INTERNAL_ERROR = "internal_error"
     JOURNAL_FULL = "journal_full"
     KEYS_UNAVAILABLE = "keys_unavailable"
+    LEDGER_UNAVAILABLE = "ledger_unavailable"
     SHUTTING_DOWN = "shutting_down"
 
 
