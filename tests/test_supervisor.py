@@ -17,7 +17,7 @@ from keyhole.supervisor import (
     GIVE_UP_AFTER,
     MAX_PAUSE_S,
     Command,
-    keep_engine,
+    keep_alone,
     keep_running,
     pause_s,
     python_module,
@@ -145,7 +145,7 @@ async def test_of_two_keepers_one_runs_the_engine_and_the_other_takes_over(
 ):
     lock = tmp_path / "engine.lock"
     keepers = [
-        asyncio.ensure_future(keep_engine(children.command(LIVES), lock, children.said.append))
+        asyncio.ensure_future(keep_alone(children.command(LIVES), lock, children.said.append))
         for _ in range(2)
     ]
     first = await children.started(1)
@@ -162,7 +162,7 @@ async def test_of_two_keepers_one_runs_the_engine_and_the_other_takes_over(
 
 async def test_a_lock_that_cannot_be_used(children: Children, tmp_path: Path):
     with pytest.raises(SetupError, match=r"The lock .* cannot be used"):
-        await keep_engine(children.command(LIVES), tmp_path, children.said.append)
+        await keep_alone(children.command(LIVES), tmp_path, children.said.append)
     assert children.pids() == []
 
 

@@ -53,7 +53,7 @@ from keyhole.server import page as playground
 from keyhole.server.health import Readiness
 from keyhole.server.log import AccessLog, Observers
 from keyhole.server.metrics import Metrics
-from keyhole.supervisor import Command, Say, keep_engine, python_module
+from keyhole.supervisor import Command, Say, keep_alone, python_module
 from keyhole.wire.http import Head, Page, Reply
 
 _ENGINE_VARIABLES = {"PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH"}
@@ -220,7 +220,7 @@ def engine_keeper(settings: Settings, say: Say) -> Coroutine[None, None, None] |
         ),
         environ=_engine_environ(settings),
     )
-    return keep_engine(command, settings.data / "engine.lock", say)
+    return keep_alone(command, settings.data / "engine.lock", say)
 
 
 def _make_socket_dir(folder: Path) -> None:
