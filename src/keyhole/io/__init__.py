@@ -10,5 +10,6 @@ http1.py      one connection to an upstream
 dialing.py    opening connections: TCP, TLS, Unix sockets
 pool.py       the connections to one upstream: reuse, cap, queue
 transport.py  the Transport port, over all of these
+refusals.py   the ring of refused requests, which `explain` reads
 clock.py      time and randomness
 """
