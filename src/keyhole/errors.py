@@ -58,6 +58,7 @@ class Code(StrEnum):
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
 
     # Keyhole's own
+    CLERK_UNAVAILABLE = "clerk_unavailable"
     INTERNAL_ERROR = "internal_error"
     SHUTTING_DOWN = "shutting_down"
 

@@ -58,6 +58,8 @@ from keyhole.wire.http import Head, Page, Reply
 
 _ENGINE_VARIABLES = {"PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH"}
 _ENGINE_PREFIXES = ("LC_", "PYTHON", "OPENBLAS_", "OMP_", "MKL_", "VECLIB_", "COVERAGE_")
+_CLERK_STOPS_WITHIN_S = 15.0
+"""A batch of the journal takes a second or two on a slow disk; none is lost when it is killed."""
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -156,13 +158,15 @@ async def open_runtime(
     settings: Settings,
     *,
     keeps_engine: bool = True,
+    keeps_clerk: bool = False,
     is_local_only: bool = True,
     observers: Sequence[Observer] | None = None,
 ) -> AsyncIterator[Runtime]:
     """A gateway on the running loop, with an engine beside it where a route needs one.
 
-    `keeps_engine` is False where a supervisor runs the engine. Without `observers` of its own
-    it writes the access log to standard error. Raises SetupError.
+    `keeps_engine` is False where a supervisor runs the engine; `keeps_clerk` is True for a door
+    that serves without one: it is then waited for, because the keys come from it. Without
+    `observers` of its own it writes the access log to standard error. Raises SetupError.
     """
     metrics, readiness = Metrics(), Readiness()
     outbox = Outbox()
@@ -186,7 +190,9 @@ async def open_runtime(
         tells_texts=settings.log.texts,
     )
     keeper = engine_keeper(settings, say) if keeps_engine else None
-    async with _beside(keeper):
+    ready = asyncio.Event()
+    clerk = clerk_keeper(settings, say, ready) if keeps_clerk else None
+    async with _beside(keeper), _beside(clerk, until=ready):
         try:
             yield Runtime(
                 settings=settings,
@@ -221,6 +227,36 @@ def engine_keeper(settings: Settings, say: Say) -> Coroutine[None, None, None] |
         environ=_engine_environ(settings),
     )
     return keep_alone(command, settings.data / "engine.lock", say)
+
+
+def clerk_keeper(settings: Settings, say: Say, ready: asyncio.Event) -> Coroutine[None, None, None]:
+    """What keeps the clerk running; `ready` is set once one is at work, this one's or another's.
+
+    A clerk is at work when the ledger's tables are as they should be, or its database is away:
+    it goes on trying then, and keys come from the mirror.
+    """
+    make_data_dir(settings.data)
+    command = Command(
+        name="clerk",
+        arguments=python_module("keyhole.clerk", "--locked", *place_options(settings)),
+        environ=os.environ,
+        stop_within_s=_CLERK_STOPS_WITHIN_S,
+        on_ready=ready.set,
+    )
+    return keep_alone(command, clerk_lock(settings.data), say, when_held=ready.set)
+
+
+def clerk_lock(data: Path) -> Path:
+    """What whoever writes to the ledger from the journal holds."""
+    return data / "clerk.lock"
+
+
+def place_options(settings: Settings) -> list[str]:
+    """The options that make a child find the same configuration and state."""
+    options = [f"--data={settings.data}"]
+    if settings.config_path is not None:
+        options.append(f"--config={settings.config_path}")
+    return options
 
 
 def _make_socket_dir(folder: Path) -> None:
@@ -261,19 +297,37 @@ def _engine_environ(settings: Settings) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def _beside(keeper: Coroutine[None, None, None] | None) -> AsyncIterator[None]:
-    """Run a keeper while the body runs, and say what it gave up with."""
+async def _beside(
+    keeper: Coroutine[None, None, None] | None, *, until: asyncio.Event | None = None
+) -> AsyncIterator[None]:
+    """Run a keeper while the body runs, and say what it gave up with.
+
+    With `until`, the body begins when that is set; raises what the keeper gave up with before.
+    """
     if keeper is None:
         yield
         return
     task = asyncio.ensure_future(keeper)
-    task.add_done_callback(_say_failure)
     try:
+        if until is not None:
+            await _first_of(task, until)
+        task.add_done_callback(_say_failure)
         yield
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError, SetupError):
             await task
+
+
+async def _first_of(task: asyncio.Future[None], event: asyncio.Event) -> None:
+    """Wait for the event; raises what the task ended with before."""
+    told = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({task, told}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        told.cancel()
+    if task.done():
+        task.result()
 
 
 def _say_failure(task: asyncio.Future[None]) -> None:

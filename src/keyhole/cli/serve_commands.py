@@ -14,7 +14,7 @@ from keyhole.cli.base import options
 from keyhole.config import Settings
 from keyhole.greeting import Surroundings, greeting
 from keyhole.listening import address_of, listen
-from keyhole.supervisor import Command, keep_running, python_module, supervise
+from keyhole.supervisor import Command, keep_after, keep_running, python_module, supervise
 
 
 @click.command()
@@ -41,9 +41,12 @@ def serve(config: Path | None, data: Path | None, listen_on: str | None) -> None
             inherited=(listener.fileno(),),
             stop_within_s=settings.drain_timeout_s + 5,
         )
-        keepers = [keep_running(worker, main.say)]
+        ready = asyncio.Event()
+        # Stopped in this order: the clerk last, to book what the worker has finished.
+        keepers = [keep_after(ready, keep_running(worker, main.say))]
         if (engine := main.engine_keeper(settings, main.say)) is not None:
             keepers.append(engine)
+        keepers.append(main.clerk_keeper(settings, main.say, ready))
         # Open here, it would take connections in that the draining worker never sees.
         asyncio.run(supervise(keepers, before_stop=listener.close))
 
@@ -66,11 +69,8 @@ def check(config: Path | None, data: Path | None, *, live: bool) -> None:
 
 def _worker_options(settings: Settings, descriptor: int) -> list[str]:
     host = f"[{settings.listen.host}]" if ":" in settings.listen.host else settings.listen.host
-    options = [
+    return [
         f"--fd={descriptor}",
-        f"--data={settings.data}",
         f"--listen={host}:{settings.listen.port}",
+        *main.place_options(settings),
     ]
-    if settings.config_path is not None:
-        options.append(f"--config={settings.config_path}")
-    return options
