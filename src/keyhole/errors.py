@@ -29,10 +29,12 @@ class Code(StrEnum):
     INVALID_PARAMETER = "invalid_parameter"
     HEAD_TOO_LARGE = "head_too_large"
     MALFORMED_REQUEST = "malformed_request"
+    KEY_NOT_FOUND = "key_not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     MISSING_INPUT = "missing_input"
     MODEL_NOT_FOUND = "model_not_found"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
+    NAME_TAKEN = "name_taken"
     PATH_NOT_FOUND = "path_not_found"
     REQUEST_TOO_SLOW = "request_too_slow"
     TOO_MUCH_BUFFERED = "too_much_buffered"
@@ -60,6 +62,7 @@ class Code(StrEnum):
     # Keyhole's own
     CLERK_UNAVAILABLE = "clerk_unavailable"
     INTERNAL_ERROR = "internal_error"
+    LEDGER_UNAVAILABLE = "ledger_unavailable"
     SHUTTING_DOWN = "shutting_down"
 
 
