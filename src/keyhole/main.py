@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
@@ -55,6 +56,9 @@ from keyhole.server.log import AccessLog, Observers
 from keyhole.server.metrics import Metrics
 from keyhole.supervisor import Command, Say, keep_alone, python_module
 from keyhole.wire.http import Head, Page, Reply
+
+if TYPE_CHECKING:
+    from keyhole.ledger.database import Database
 
 _ENGINE_VARIABLES = {"PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH"}
 _ENGINE_PREFIXES = ("LC_", "PYTHON", "OPENBLAS_", "OMP_", "MKL_", "VECLIB_", "COVERAGE_")
@@ -244,6 +248,13 @@ def clerk_keeper(settings: Settings, say: Say, ready: asyncio.Event) -> Coroutin
         on_ready=ready.set,
     )
     return keep_alone(command, clerk_lock(settings.data), say, when_held=ready.set)
+
+
+def open_database(settings: Settings) -> Database:
+    """The ledger's database, not yet connected to; raises SetupError for a bad `ledger.url`."""
+    from keyhole.ledger.database import Database, ledger_url  # noqa: PLC0415  # no worker's
+
+    return Database(ledger_url(None, settings.data))
 
 
 def clerk_lock(data: Path) -> Path:

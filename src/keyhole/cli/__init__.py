@@ -12,6 +12,7 @@ import click
 from keyhole import __version__
 from keyhole.cli.base import OneLineErrors
 from keyhole.cli.generate_command import generate
+from keyhole.cli.key_commands import group, key
 from keyhole.cli.model_commands import model, models
 from keyhole.cli.serve_commands import check, serve
 
@@ -22,7 +23,7 @@ def cli() -> None:
     """Keyhole: a self-hosted gateway for text generation."""
 
 
-for _command in (serve, check, generate, models, model):
+for _command in (serve, check, generate, models, model, key, group):
     cli.add_command(_command)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from keyhole.config import ConfigError
-from keyhole.errors import SetupError
+from keyhole.errors import KeyholeError, SetupError
 
 
 class OneLineErrors(click.Group):
@@ -29,6 +29,8 @@ class OneLineErrors(click.Group):
             click.echo(str(error), err=True)
         except SetupError as error:
             click.echo(f"keyhole: {error}", err=True)
+        except KeyholeError as error:
+            click.echo(f"keyhole: {error.explained}", err=True)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
         sys.exit(1)
