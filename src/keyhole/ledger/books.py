@@ -1,0 +1,570 @@
+"""The books: lines of the journal become rows, once each, and everything that is counted of them.
+
+It reads no journal (`segments`, `posting`) and no prices but those that an intent carries.
+
+One transaction posts a batch: it moves the segment's offset, from where the batch begins to where
+it ends, and it inserts the rows. Whoever reads the same bytes again finds the offset moved, and
+nothing is posted; a receipt that stands in two segments has its row already, and rollups and what
+is spent count inserted rows only. The row `books` of the table `changes` is written first in each:
+it makes writers take turns, so that versions become visible in their order and none deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import (
+    Connection,
+    Table,
+    bindparam,
+    case,
+    delete,
+    func,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from keyhole.ledger.database import Database
+from keyhole.ledger.schema import (
+    ATTEMPTS,
+    CHANGES,
+    DAILY,
+    FORGOTTEN,
+    HOURLY,
+    MARKS,
+    OPEN_INTENTS,
+    SEGMENTS,
+    SPENT,
+)
+from keyhole.ledger.sums import DAY_MS, HOUR_MS, KINDS, Row, Sums
+from keyhole.wire.books import Intent, Progress, Receipt
+
+Line = Intent | Progress | Receipt
+"""What stands in a line of the journal."""
+
+Kept = Literal["attempts", "hourly", "daily"]
+"""Tables that retention shortens."""
+
+Place = tuple[str, int]
+"""Which attempt: the exchange's id and the number."""
+
+MAX_TEXT_CHARS = 300
+"""Longer texts are cut: PostgreSQL's indexes take no entry of more than 2,704 bytes."""
+MAX_AMOUNT = 10**15
+"""A billion dollars, in micro-dollars: what is more is no amount, and would overflow the sums."""
+
+_ASKED_AT_ONCE = 1000
+_FETCHED_AT_ONCE = 2000
+_PERIODS = ("hour", "day", "month")
+
+
+class LostRace(Exception):  # noqa: N818  # an answer, not a failure
+    """The segment's offset is not where the batch begins: nothing has been posted."""
+
+    def __init__(self, expected: int, found: int) -> None:
+        super().__init__(f"the offset is {found}, not {expected}")
+        self.expected = expected
+        self.found = found
+
+
+class Batch(Struct, frozen=True, kw_only=True):
+    """Lines of one segment, all between two offsets and in their order."""
+
+    node: str
+    segment: str
+    begins_at: int
+    """In bytes; 0 for a segment that the ledger does not know."""
+    ends_at: int
+    lines: Sequence[Line]
+    is_sealed: bool = False
+    """Whether nothing will ever follow."""
+
+
+class Posted(Struct, frozen=True):
+    """What became of a batch."""
+
+    inserted: int
+    """Rows that were not there before."""
+    version: int
+
+
+class Offset(Struct, frozen=True):
+    """How far a segment has been posted."""
+
+    node: str
+    segment: str
+    offset: int
+    is_sealed: bool
+    open_intents: int
+
+
+class OpenIntent(Struct, frozen=True):
+    """An attempt of which no end has been posted."""
+
+    intent: Intent
+    completion_tokens: int
+    """Of its latest Progress."""
+
+
+class Window(Struct, frozen=True):
+    """What was spent from some moment on."""
+
+    start_ms: int
+    microusd: int
+    tokens: int
+
+
+class Spent(Struct, frozen=True, kw_only=True):
+    """What a key, a group or an upstream has spent, in the latest window of each period.
+
+    A window that is not the present one says that nothing was spent in the present one.
+    """
+
+    kind: Literal["key", "group", "upstream"]
+    name: str
+    """Of a key: its id."""
+    hour: Window
+    day: Window
+    month: Window
+    total: Window
+
+
+class Mark(Struct, frozen=True):
+    """An upstream that is out of credits."""
+
+    upstream: str
+    reason: str
+    since_ms: int
+
+
+class Standing(Struct, frozen=True):
+    """What the books held at one moment."""
+
+    version: int
+    offsets: tuple[Offset, ...]
+    """Up to where the journal is counted in `spent`."""
+    marks: tuple[Mark, ...]
+    spent: Iterator[Spent]
+    """As they come from the database, while the transaction is open."""
+
+
+class Books:
+    """The books of one ledger. Every method raises LedgerUnavailable where it is not there."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def post(self, batch: Batch) -> Posted:
+        """Post a batch, all of it or nothing; LostRace where another has."""
+        receipts, intents, progress = _sort(batch.lines)
+        with self._database.writing() as connection:
+            version = _raise_version(connection)
+            _move_offset(connection, batch)
+            new = _insert_attempts(connection, receipts)
+            _count(connection, new, version)
+            _close_intents(connection, list(receipts))
+            _open_intents(connection, batch, intents, progress)
+            _note_progress(connection, progress)
+        return Posted(len(new), version)
+
+    def interrupt(self, node: str, segment: str) -> list[Receipt]:
+        """Book the open intents of a sealed segment as `interrupted`; returns their receipts.
+
+        To be called once everything that their writer wrote, in whichever segment, is posted:
+        an end that is posted afterwards is not counted. Does nothing to a segment that is not
+        sealed.
+        """
+        with self._database.writing() as connection:
+            version = _raise_version(connection)
+            is_here = (SEGMENTS.c.node == node) & (SEGMENTS.c.segment == segment)
+            if not connection.execute(select(SEGMENTS.c.is_sealed).where(is_here)).scalar():
+                return []
+            found = _read_open(connection, node, segment)
+            receipts = {place_of(one.intent): interrupted(one) for one in found}
+            new = _insert_attempts(connection, receipts)
+            _count(connection, new, version)
+            _close_intents(connection, list(receipts))
+        return new
+
+    def open_intents(self, node: str, segment: str) -> list[OpenIntent]:
+        """The attempts that were begun in a segment and of which no end has been posted."""
+        with self._database.reading() as connection:
+            return _read_open(connection, node, segment)
+
+    def offsets(self, node: str | None = None) -> list[Offset]:
+        """How far the segments have been posted; of one node or of all."""
+        with self._database.reading() as connection:
+            return list(_read_offsets(connection, node))
+
+    def forget_segment(self, node: str, segment: str) -> None:
+        """Drop the offset of a segment whose file is gone; after the file, never before it."""
+        is_here = (SEGMENTS.c.node == node) & (SEGMENTS.c.segment == segment)
+        with self._database.writing() as connection:
+            _raise_version(connection)
+            connection.execute(delete(SEGMENTS).where(is_here))
+
+    def version(self) -> int:
+        """A number that every write to the books raises, retention apart."""
+        with self._database.reading() as connection:
+            return _version(connection)
+
+    @contextmanager
+    def standing(self, *, since: int = -1) -> Iterator[Standing]:
+        """All offsets and marks, and what was spent by those whose amounts changed after `since`.
+
+        In little memory, however many they are.
+        """
+        with self._database.reading() as connection:
+            version = _version(connection)
+            offsets, marks = tuple(_read_offsets(connection, None)), _read_marks(connection)
+            streamed = connection.execution_options(yield_per=_FETCHED_AT_ONCE)
+            rows = streamed.execute(select(SPENT).where(SPENT.c.version > since))
+            yield Standing(version, offsets, marks, (_spent_of(row) for row in rows))
+
+    def forget(self, kept: Kept, *, before_ms: int, at_most: int = 5000) -> int:
+        """Remove up to that many of the oldest rows from before a moment; how many there were.
+
+        Rows go by whole hours and rollups by whole days, so that sums can be told exactly of
+        what is left. The totals of budgets stay.
+        """
+        unit_ms = HOUR_MS if kept == "attempts" else DAY_MS
+        before_ms -= before_ms % unit_ms
+        with self._database.writing() as connection:
+            row = {"table_name": kept, "before_ms": before_ms}
+            insert = _insert(connection, FORGOTTEN)
+            grown = {"before_ms": insert.excluded.before_ms}
+            is_later = FORGOTTEN.c.before_ms < insert.excluded.before_ms
+            connection.execute(
+                insert.on_conflict_do_update(
+                    index_elements=["table_name"], set_=grown, where=is_later
+                ),
+                row,
+            )
+            if kept == "attempts":
+                is_old = ATTEMPTS.c.started_at_ms < before_ms
+                return _delete(connection, ATTEMPTS, is_old, ATTEMPTS.c.started_at_ms, at_most)
+            table, gone = (HOURLY if kept == "hourly" else DAILY), 0
+            start = table.c.hour_ms if kept == "hourly" else table.c.day_ms
+            for kind in KINDS:
+                is_old = (table.c.kind == kind) & (start < before_ms)
+                gone += _delete(connection, table, is_old, start, at_most - gone)
+            return gone
+
+    def mark(self, upstream: str, *, reason: str, now_ms: int) -> None:
+        """Mark an upstream as out of credits, since now."""
+        row = {"upstream": _clean(upstream), "reason": _clean(reason), "since_ms": now_ms}
+        with self._database.writing() as connection:
+            _raise_version(connection)
+            insert = _insert(connection, MARKS)
+            newer = {"reason": insert.excluded.reason, "since_ms": insert.excluded.since_ms}
+            connection.execute(
+                insert.on_conflict_do_update(index_elements=["upstream"], set_=newer), row
+            )
+
+    def clear_mark(self, upstream: str) -> bool:
+        """Take the mark away; whether there was one."""
+        with self._database.writing() as connection:
+            _raise_version(connection)
+            is_it = MARKS.c.upstream == _clean(upstream)
+            return connection.execute(delete(MARKS).where(is_it)).rowcount > 0
+
+    def marks(self) -> tuple[Mark, ...]:
+        """The upstreams that are marked, by name."""
+        with self._database.reading() as connection:
+            return _read_marks(connection)
+
+
+def interrupted(found: OpenIntent) -> Receipt:
+    """What is booked of an attempt whose end nobody saw: its prompt's bound, and its progress."""
+    intent, completion = found.intent, found.completion_tokens
+    millionths = intent.prompt_bound * (intent.prompt_price or 0)
+    millionths += completion * (intent.completion_price or 0)
+    return Receipt(
+        intent=intent,
+        status=0,
+        outcome="interrupted",
+        prompt_tokens=intent.prompt_bound,
+        completion_tokens=completion,
+        basis="estimated",
+        cost_microusd=-(-millionths // 1_000_000),
+        ttft_ms=None,
+        duration_ms=0.0,
+    )
+
+
+def place_of(intent: Intent | Progress) -> Place:
+    """Which attempt a line is about."""
+    return intent.exchange_id, intent.attempt
+
+
+def _sort(
+    lines: Iterable[Line],
+) -> tuple[dict[Place, Receipt], dict[Place, Intent], dict[Place, int]]:
+    """The receipts, the intents without one, and how far those are."""
+    receipts: dict[Place, Receipt] = {}
+    intents: dict[Place, Intent] = {}
+    progress: dict[Place, int] = {}
+    for line in lines:
+        if isinstance(line, Receipt):
+            receipt = _storable(line)
+            receipts.setdefault(place_of(receipt.intent), receipt)
+        elif isinstance(line, Intent):
+            intent = _storable_intent(line)
+            intents.setdefault(place_of(intent), intent)
+        else:
+            place = (_clean(line.exchange_id), line.attempt)
+            progress[place] = max(progress.get(place, 0), _bounded(line.completion_tokens))
+    for place in receipts:
+        intents.pop(place, None)
+        progress.pop(place, None)
+    return receipts, intents, progress
+
+
+def _storable(receipt: Receipt) -> Receipt:
+    intent = _storable_intent(receipt.intent)
+    amounts = (receipt.prompt_tokens, receipt.completion_tokens, receipt.cost_microusd)
+    if intent is receipt.intent and min(amounts) >= 0 and max(amounts) <= MAX_AMOUNT:
+        return receipt
+    return msgspec.structs.replace(
+        receipt,
+        intent=intent,
+        prompt_tokens=_bounded(receipt.prompt_tokens),
+        completion_tokens=_bounded(receipt.completion_tokens),
+        cost_microusd=_bounded(receipt.cost_microusd),
+    )
+
+
+def _storable_intent(intent: Intent) -> Intent:
+    """The same where both databases can hold its texts, as nearly always."""
+    texts = (
+        intent.exchange_id,
+        intent.key_id or "",
+        intent.key or "",
+        intent.group or "",
+        intent.dialect,
+        intent.model,
+        intent.upstream,
+        intent.target,
+    )
+    joined = "".join(texts)
+    if len(joined) <= MAX_TEXT_CHARS and joined.isprintable():
+        return intent
+    fields = msgspec.structs.asdict(intent)
+    cleaned = {n: _clean(value) for n, value in fields.items() if isinstance(value, str)}
+    return Intent(**(fields | cleaned))
+
+
+def _clean(value: str) -> str:
+    """Without what PostgreSQL takes in no text, NUL and halves of surrogate pairs, and not long."""
+    sound = value.replace("\0", "\ufffd").encode(errors="replace").decode()
+    return sound[:MAX_TEXT_CHARS]
+
+
+def _bounded(amount: int) -> int:
+    return min(max(amount, 0), MAX_AMOUNT)
+
+
+def _raise_version(connection: Connection) -> int:
+    raised = update(CHANGES).where(CHANGES.c.name == "books").values(version=CHANGES.c.version + 1)
+    return int(connection.execute(raised.returning(CHANGES.c.version)).scalar_one())
+
+
+def _version(connection: Connection) -> int:
+    query = select(CHANGES.c.version).where(CHANGES.c.name == "books")
+    return int(connection.execute(query).scalar_one())
+
+
+def _insert(connection: Connection, table: Table) -> Any:
+    """The two dialects' INSERT, which know ON CONFLICT in the same words."""
+    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+
+
+def _move_offset(connection: Connection, batch: Batch) -> None:
+    is_here = (SEGMENTS.c.node == batch.node) & (SEGMENTS.c.segment == batch.segment)
+    found = connection.execute(select(SEGMENTS.c.offset).where(is_here)).scalar()
+    if (found or 0) != batch.begins_at:
+        raise LostRace(batch.begins_at, found or 0)
+    values = {"offset": batch.ends_at, "is_sealed": batch.is_sealed}
+    if found is None:
+        row = {"node": batch.node, "segment": batch.segment, **values}
+        connection.execute(SEGMENTS.insert(), row)
+    else:
+        connection.execute(update(SEGMENTS).where(is_here).values(values))
+
+
+def _known(connection: Connection, table: Table, places: Sequence[Place]) -> set[Place]:
+    """Which of these attempts a table has a row for."""
+    found: set[Place] = set()
+    for start in range(0, len(places), _ASKED_AT_ONCE):
+        ids = {place[0] for place in places[start : start + _ASKED_AT_ONCE]}
+        query = select(table.c.exchange_id, table.c.attempt).where(table.c.exchange_id.in_(ids))
+        found.update((row[0], row[1]) for row in connection.execute(query))
+    return found.intersection(places)
+
+
+def _insert_attempts(connection: Connection, receipts: dict[Place, Receipt]) -> list[Receipt]:
+    """Insert those that have no row yet, and return them."""
+    known = _known(connection, ATTEMPTS, list(receipts))
+    new = [receipts[place] for place in sorted(receipts.keys() - known)]
+    if new:
+        connection.execute(ATTEMPTS.insert(), [_row_of(receipt) for receipt in new])
+    return new
+
+
+def _row_of(receipt: Receipt) -> Row:
+    intent = receipt.intent
+    return {
+        "exchange_id": intent.exchange_id,
+        "attempt": intent.attempt,
+        "started_at_ms": intent.started_at_ms,
+        "key_id": intent.key_id,
+        "key": intent.key,
+        "group_name": intent.group,
+        "dialect": intent.dialect,
+        "model": intent.model,
+        "upstream": intent.upstream,
+        "target": intent.target,
+        "status": receipt.status,
+        "outcome": receipt.outcome,
+        "prompt_tokens": receipt.prompt_tokens,
+        "completion_tokens": receipt.completion_tokens,
+        "basis": receipt.basis,
+        "cost_microusd": receipt.cost_microusd,
+        "ttft_ms": receipt.ttft_ms,
+        "duration_ms": receipt.duration_ms,
+    }
+
+
+def _count(connection: Connection, new: Sequence[Receipt], version: int) -> None:
+    """Add inserted rows to the rollups and to what is spent."""
+    if not new:
+        return
+    sums = Sums(new)
+    for table, rows in ((HOURLY, sums.hourly()), (DAILY, sums.daily())):
+        insert = _insert(connection, table)
+        keys = [column.name for column in table.primary_key]
+        grown = {
+            column.name: column + insert.excluded[column.name]
+            for column in table.columns
+            if column.name not in keys
+        }
+        connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=grown), rows)
+    if spent := sums.spent():
+        _add_spent(connection, [row | {"version": version} for row in spent])
+
+
+def _add_spent(connection: Connection, rows: list[Row]) -> None:
+    """Add to the same window, replace an earlier one, leave a later one as it is."""
+    insert = _insert(connection, SPENT)
+    new, old = insert.excluded, SPENT.c
+    grown = {
+        "version": new.version,
+        "total_microusd": old.total_microusd + new.total_microusd,
+        "total_tokens": old.total_tokens + new.total_tokens,
+    }
+    for period in _PERIODS:
+        start = f"{period}_ms"
+        for amount in (f"{period}_microusd", f"{period}_tokens"):
+            grown[amount] = case(
+                (old[start] == new[start], old[amount] + new[amount]),
+                (old[start] < new[start], new[amount]),
+                else_=old[amount],
+            )
+        grown[start] = case((old[start] < new[start], new[start]), else_=old[start])
+    connection.execute(
+        insert.on_conflict_do_update(index_elements=["kind", "name"], set_=grown), rows
+    )
+
+
+def _is_place(table: Table) -> Any:
+    return (table.c.exchange_id == bindparam("id")) & (table.c.attempt == bindparam("number"))
+
+
+def _close_intents(connection: Connection, places: Sequence[Place]) -> None:
+    if closed := _known(connection, OPEN_INTENTS, places):
+        rows = [{"id": place[0], "number": place[1]} for place in sorted(closed)]
+        connection.execute(delete(OPEN_INTENTS).where(_is_place(OPEN_INTENTS)), rows)
+
+
+def _open_intents(
+    connection: Connection, batch: Batch, intents: dict[Place, Intent], progress: dict[Place, int]
+) -> None:
+    """Keep those whose end has not been posted, by way of another segment."""
+    ended = _known(connection, ATTEMPTS, list(intents))
+    rows = [
+        {
+            "exchange_id": place[0],
+            "attempt": place[1],
+            "node": batch.node,
+            "segment": batch.segment,
+            "intent": msgspec.json.encode(intent).decode(),
+            "completion_tokens": progress.get(place, 0),
+        }
+        for place, intent in sorted(intents.items())
+        if place not in ended
+    ]
+    if rows:
+        connection.execute(_insert(connection, OPEN_INTENTS).on_conflict_do_nothing(), rows)
+
+
+def _note_progress(connection: Connection, progress: dict[Place, int]) -> None:
+    rows = [{"id": p[0], "number": p[1], "tokens": n} for p, n in sorted(progress.items())]
+    if rows:
+        is_less = OPEN_INTENTS.c.completion_tokens < bindparam("tokens")
+        further = update(OPEN_INTENTS).where(_is_place(OPEN_INTENTS) & is_less)
+        connection.execute(further.values(completion_tokens=bindparam("tokens")), rows)
+
+
+def _read_open(connection: Connection, node: str, segment: str) -> list[OpenIntent]:
+    is_of = (OPEN_INTENTS.c.node == node) & (OPEN_INTENTS.c.segment == segment)
+    rows = connection.execute(
+        select(OPEN_INTENTS.c.intent, OPEN_INTENTS.c.completion_tokens)
+        .where(is_of)
+        .order_by(OPEN_INTENTS.c.exchange_id, OPEN_INTENTS.c.attempt)
+    )
+    return [OpenIntent(_read_intent(row.intent), row.completion_tokens) for row in rows]
+
+
+def _read_offsets(connection: Connection, node: str | None) -> Iterator[Offset]:
+    is_its = (OPEN_INTENTS.c.node == SEGMENTS.c.node) & (
+        OPEN_INTENTS.c.segment == SEGMENTS.c.segment
+    )
+    opened = select(func.count()).select_from(OPEN_INTENTS).where(is_its).scalar_subquery()
+    query = select(SEGMENTS, opened.label("opened"))
+    if node is not None:
+        query = query.where(SEGMENTS.c.node == node)
+    for row in connection.execute(query.order_by(SEGMENTS.c.node, SEGMENTS.c.segment)):
+        yield Offset(row.node, row.segment, row.offset, row.is_sealed, row.opened)
+
+
+def _read_marks(connection: Connection) -> tuple[Mark, ...]:
+    rows = connection.execute(select(MARKS).order_by(MARKS.c.upstream))
+    return tuple(Mark(row.upstream, row.reason, row.since_ms) for row in rows)
+
+
+def _spent_of(row: Any) -> Spent:
+    return Spent(
+        kind=row.kind,
+        name=row.name,
+        hour=Window(row.hour_ms, row.hour_microusd, row.hour_tokens),
+        day=Window(row.day_ms, row.day_microusd, row.day_tokens),
+        month=Window(row.month_ms, row.month_microusd, row.month_tokens),
+        total=Window(0, row.total_microusd, row.total_tokens),
+    )
+
+
+def _delete(connection: Connection, table: Table, is_old: Any, order: Any, at_most: int) -> int:
+    if at_most <= 0:
+        return 0
+    keys = list(table.primary_key)
+    oldest = select(*keys).where(is_old).order_by(order).limit(at_most)
+    return connection.execute(delete(table).where(tuple_(*keys).in_(oldest))).rowcount
+
+
+_read_intent = msgspec.json.Decoder(Intent).decode
