@@ -62,6 +62,7 @@ class Code(StrEnum):
     # Keyhole's own
     CLERK_UNAVAILABLE = "clerk_unavailable"
     INTERNAL_ERROR = "internal_error"
+    JOURNAL_FULL = "journal_full"
     LEDGER_UNAVAILABLE = "ledger_unavailable"
     SHUTTING_DOWN = "shutting_down"
 

@@ -8,4 +8,7 @@ sse.py      the frames that a stream travels in
 stops.py    a text up to its stop sequence
 records.py  what is told about a request once it is over
 ids.py      the exchange's identity
+keys.py     a virtual key, as everybody but its holder sees it
+books.py    what the books say of an attempt
+lines.py    the journal's lines and file names
 """
