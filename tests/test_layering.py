@@ -46,6 +46,8 @@ SHARED = {
     "backends.faults",
     "backends.originals",
     "backends.words",
+    "policy.limits",
+    "policy.pricing",
 }
 # Folders whose modules build on each other, in an order that their __init__ states.
 ORDERED = {"wire", "config", "engine", "io", "ledger", "server", "cli"}

@@ -22,7 +22,9 @@ class Code(StrEnum):
 
     # The client's
     BODY_TOO_LARGE = "body_too_large"
+    BUDGET_SPENT = "budget_spent"
     CALLER_NOT_LOCAL = "caller_not_local"
+    CONCURRENCY_LIMITED = "concurrency_limited"
     HOST_NOT_ALLOWED = "host_not_allowed"
     INVALID_INPUT = "invalid_input"
     INVALID_JSON = "invalid_json"
@@ -35,8 +37,12 @@ class Code(StrEnum):
     MODEL_NOT_FOUND = "model_not_found"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
     NAME_TAKEN = "name_taken"
+    OVER_LIMIT = "over_limit"
     PATH_NOT_FOUND = "path_not_found"
+    PRICE_UNKNOWN = "price_unknown"
+    REQUESTS_LIMITED = "requests_limited"
     REQUEST_TOO_SLOW = "request_too_slow"
+    TOKENS_LIMITED = "tokens_limited"
     TOO_MUCH_BUFFERED = "too_much_buffered"
     UNKNOWN_PARAMETER = "unknown_parameter"
     UNSUPPORTED_BY_UPSTREAM = "unsupported_by_upstream"
@@ -110,6 +116,10 @@ class ClientError(KeyholeError):
         """The field of the body that is at fault, for dialects that say so."""
         self.allow = allow
         """The methods for the `Allow` header of a 405."""
+        self.retry_after_s: int | None = None
+        """After how many seconds the same request may do better; None where waiting is no use."""
+        self.headers: tuple[tuple[str, str], ...] = ()
+        """What else the reply's head says, in every dialect: of a limit, what is left."""
 
 
 class UpstreamError(KeyholeError):

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from keyhole.errors import KeyholeError, UpstreamError
+from keyhole.policy.limits import Bound, Hold, Scopes
 from keyhole.wire.books import Intent, Progress, Receipt
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
-from keyhole.wire.keys import Key
+from keyhole.wire.keys import Key, Limits
 from keyhole.wire.records import AccessRecord
 
 
@@ -209,4 +210,49 @@ class Keys(Protocol):
         Raises GatewayError (keys_unavailable, 503) where the copy cannot be read or is too old:
         that is never taken for an unknown key.
         """
+        ...
+
+
+class Counters(Protocol):
+    """What keys, groups and upstreams have left. Nothing here waits, so nothing can be raced."""
+
+    def scopes(self, key: Key | None) -> Scopes:
+        """Where a request of this key counts: the key's own limits and its group's; maybe nowhere.
+
+        To be asked for each request and not kept: what nobody uses is forgotten.
+        """
+        ...
+
+    def upstream_scopes(self, upstream: str, limits: Limits) -> Scopes:
+        """The same for an attempt at the upstream of this name."""
+        ...
+
+    def hold(self, scopes: Scopes, bound: Bound, now_ms: int) -> Hold:
+        """Take the most that a request may use, in all scopes or in none; `now_ms` is UTC's.
+
+        Raises ClientError: 400 (over_limit) where it never fits, 429 where it does not fit now.
+        Each hold is followed by `settle` or `release`; a second of them does nothing.
+        """
+        ...
+
+    def settle(
+        self, hold: Hold, prompt_tokens: int, completion_tokens: int, cost_microusd: int
+    ) -> None:
+        """Correct a hold to what was used, more than was held included. Must not raise."""
+        ...
+
+    def release(self, hold: Hold) -> None:
+        """Give back a hold whose request no upstream has seen. Must not raise."""
+        ...
+
+    def out_of_credits(self, upstream: str, now_ms: int) -> None:
+        """Remember that an upstream said that its payer's credits are gone (402)."""
+        ...
+
+    def check_credits(self, upstream: str, now_ms: int) -> None:
+        """Raise UpstreamError (upstream_out_of_credits) for one that said so this month."""
+        ...
+
+    def clear_credits(self, upstream: str) -> None:
+        """Ask it again: the operator says that it has been paid."""
         ...

@@ -86,7 +86,7 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 
 def _listed(name: str) -> str:
-    """A known name as it stands in a list: plain, unless that would not show it or show too much."""
+    """A known name in a list: plain, unless that would not show it or show too much."""
     is_plain = name and name.isprintable() and not _LIKE_A_SECRET.search(name)
     return name if is_plain else shown(name)
 

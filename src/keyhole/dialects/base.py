@@ -135,6 +135,14 @@ def read_model(raw: object) -> tuple[str | None, bool]:
     return raw, raw in _WORDS_FOR_NONE
 
 
+def limit_headers(error: ClientError) -> list[tuple[str, str]]:
+    """What the head of a refusal says of a limit: what is left, and when to come back."""
+    headers = list(error.headers)
+    if error.retry_after_s is not None:
+        headers.append(("retry-after", str(error.retry_after_s)))
+    return headers
+
+
 def as_unreadable(error: ClientError) -> Unreadable:
     """What is kept of a field that cannot be read, until somebody would have to translate it."""
     return Unreadable(error.param or "", error.code, error.message, error.hint)

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from keyhole.catalog import is_model_name
-from keyhole.dialects.base import decode_json
+from keyhole.dialects.base import decode_json, limit_headers
 from keyhole.dialects.hf_parameters import full_text, read_parameters, read_stream
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
 from keyhole.wire.answer import Answer, Stamp, Usage
@@ -109,6 +109,7 @@ class GenerateDialect:
                 status = error.status
                 if error.allow:
                     headers.append(("allow", ", ".join(error.allow)))
+                headers += limit_headers(error)
             case GatewayError():
                 status = error.status
             case _:

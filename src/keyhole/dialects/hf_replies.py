@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from keyhole.dialects.base import limit_headers
 from keyhole.errors import (
     SOON_OVER,
     ClientError,
@@ -79,8 +80,10 @@ def headers_of(error: KeyholeError) -> list[tuple[str, str]]:
             headers.append(("retry-after", after))
     elif error.code in SOON_OVER:
         headers.append(("retry-after", "1"))
-    if isinstance(error, ClientError) and error.allow:
-        headers.append(("allow", ", ".join(error.allow)))
+    if isinstance(error, ClientError):
+        if error.allow:
+            headers.append(("allow", ", ".join(error.allow)))
+        headers += limit_headers(error)
     return headers
 
 

@@ -19,7 +19,9 @@ from keyhole.wire.http import Head
 
 _EXPOSED = (
     "x-request-id, x-keyhole-model, x-keyhole-translated, retry-after, x-should-retry,"
-    " x-error-code, x-error-message"
+    " x-error-code, x-error-message, ratelimit, ratelimit-policy,"
+    " x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests,"
+    " x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 _ALWAYS_ALLOWED = ("authorization", "content-type", "x-api-key", "x-request-id")
 _ALLOWED_IF_ASKED = re.compile(

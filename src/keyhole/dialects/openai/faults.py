@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from keyhole.dialects.base import limit_headers
 from keyhole.errors import (
     SOON_OVER,
     ClientError,
@@ -66,6 +67,14 @@ _UPSTREAM_DEFAULT = _Word(502)
 _REFUSALS = frozenset({400, 413, 415, 422})
 """Statuses of an upstream that are about the request, and are the client's to see."""
 
+_LIMITS: Mapping[Code, _Word] = {
+    Code.BUDGET_SPENT: _Word(429, "insufficient_quota", "insufficient_quota"),
+    Code.CONCURRENCY_LIMITED: _Word(429, "requests", "rate_limit_exceeded"),
+    Code.REQUESTS_LIMITED: _Word(429, "requests", "rate_limit_exceeded"),
+    Code.TOKENS_LIMITED: _Word(429, "tokens", "rate_limit_exceeded"),
+}
+"""A client's own limits."""
+
 _CLIENT_CODES: Mapping[int, str] = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 """OpenAI's words that hold for a status whatever our code is."""
 
@@ -79,7 +88,7 @@ def refuse(error: KeyholeError, request_id: str) -> Reply:
     """The reply that tells an error."""
     word = _word(error)
     headers = [("content-type", JSON)]
-    if not word.is_worth_retrying:
+    if not word.is_worth_retrying or _is_limit_that_stays(error):
         headers.append(("x-should-retry", "false"))
     if isinstance(error, UpstreamError):
         told = error.retry_after
@@ -89,9 +98,18 @@ def refuse(error: KeyholeError, request_id: str) -> Reply:
             headers.append(("retry-after", _soon(told)))
     elif error.code in SOON_OVER:
         headers.append(("retry-after", "1"))
-    if isinstance(error, ClientError) and error.allow:
-        headers.append(("allow", ", ".join(error.allow)))
+    if isinstance(error, ClientError):
+        if error.allow:
+            headers.append(("allow", ", ".join(error.allow)))
+        headers += limit_headers(error)
     return Reply(status=word.status, headers=headers, body=_encode(error, word, request_id))
+
+
+def _is_limit_that_stays(error: KeyholeError) -> bool:
+    """Whether no waiting that an SDK does would help: it would ask in vain, twice."""
+    if not isinstance(error, ClientError) or error.code not in _LIMITS:
+        return False
+    return error.retry_after_s is None
 
 
 def _encode(error: KeyholeError, word: _Word, request_id: str) -> bytes:
@@ -119,6 +137,8 @@ def _word(error: KeyholeError) -> _Word:
     match error:
         case ClientError(code=Code.TOO_MUCH_BUFFERED):
             return _Word(429, "requests")
+        case ClientError(status=429) if error.code in _LIMITS:
+            return _LIMITS[error.code]
         case ClientError():
             kind = "requests" if error.status == 429 else _INVALID_REQUEST
             return _Word(error.status, kind, _CLIENT_CODES.get(error.status))
