@@ -395,13 +395,14 @@ class FileJournal:
                 name = self._name_after(name)
                 continue
             try:
-                is_taken = path.exists()
-                if not is_taken:
+                if not path.exists():
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     self._disk.allocate(descriptor, size)
                     unfinished.rename(path)
                     self._name = name
                     return _Segment(descriptor, size)
+            except (BlockingIOError, FileNotFoundError):
+                pass  # the clerk took it for one whose writer had died before locking it
             except BaseException:
                 _discard(descriptor, unfinished)
                 raise
