@@ -257,6 +257,11 @@ def open_database(settings: Settings) -> Database:
     return Database(ledger_url(None, settings.data))
 
 
+def journal_dir(data: Path) -> Path:
+    """Where workers write their journals."""
+    return data / "journal"
+
+
 def clerk_lock(data: Path) -> Path:
     """What whoever writes to the ledger from the journal holds."""
     return data / "clerk.lock"

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from keyhole.errors import ClientError, Code
 from keyhole.ledger.keys import MAX_KEYS_AT_ONCE, IssuedKey, NewKey
+from keyhole.ledger.usage import in_words
 from keyhole.wire.amounts import (
     DURATION_HINT,
     NotAnAmountError,
@@ -171,9 +172,9 @@ def told_key(key: Key, *, now_ms: int) -> KeyTold:
         limits=limit_words(key.limits),
         group_limits=None if key.group is None else limit_words(key.group.limits),
         labels=key.labels,
-        created_at=told_time(key.created_at_ms),
-        expires_at=None if key.expires_at_ms is None else told_time(key.expires_at_ms),
-        revoked_at=None if key.revoked_at_ms is None else told_time(key.revoked_at_ms),
+        created_at=_time(key.created_at_ms),
+        expires_at=None if key.expires_at_ms is None else _time(key.expires_at_ms),
+        revoked_at=None if key.revoked_at_ms is None else _time(key.revoked_at_ms),
         rotated_to=key.rotated_to,
     )
 
@@ -198,14 +199,11 @@ def state_of(key: Key, *, now_ms: int) -> State:
     return "live" if key.rotated_to is None else "replaced"
 
 
-def told_time(unix_ms: int) -> str:
-    """A time in UTC, as RFC 3339 has it; milliseconds only where there are some."""
+def _time(unix_ms: int) -> str:
     try:
-        when = datetime.fromtimestamp(unix_ms // 1000, UTC)
-    except (OverflowError, ValueError, OSError):
+        return in_words(unix_ms)
+    except OverflowError:
         return "beyond all calendars"
-    fraction = f".{unix_ms % 1000:03d}" if unix_ms % 1000 else ""
-    return f"{when:%Y-%m-%dT%H:%M:%S}{fraction}Z"
 
 
 def _names(base: str, count: int | None) -> list[str]:

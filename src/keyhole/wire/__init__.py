@@ -11,7 +11,5 @@ ids.py      the exchange's identity
 keys.py     a virtual key, as everybody but its holder sees it
 books.py    what the books say of an attempt
 lines.py    the journal's lines and file names
-keys.py     virtual keys, and what they may use
 amounts.py  budgets and durations as people write them
-books.py    what the journal and the ledger say of an attempt
 """
