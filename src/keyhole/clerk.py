@@ -24,13 +24,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import uvicorn
 import uvloop
 
 from keyhole import main
 from keyhole.config import Settings
+from keyhole.engine.listener import bind_unix
 from keyhole.errors import SetupError
 from keyhole.ledger.books import Books
 from keyhole.ledger.database import Database, LedgerUnavailable
@@ -38,6 +41,7 @@ from keyhole.ledger.keys import KeyStore
 from keyhole.ledger.mirror import Mirror, MirrorError
 from keyhole.ledger.posting import Poster
 from keyhole.ledger.reflecting import Reflection, SeenFile
+from keyhole.server.admin import AdminApp, Ledgers
 from keyhole.supervisor import CANNOT_START, Say, locked
 
 POLL_S = 0.2
@@ -182,12 +186,54 @@ async def serve(settings: Settings, database: Database, *, is_child: bool) -> in
         loop.add_signal_handler(number, clerk.stop)
     if is_child:
         threading.Thread(target=_await_parent_end, args=(clerk.stop,), daemon=True).start()
-    try:
-        await asyncio.to_thread(clerk.work, _say_ready if is_child else _nothing)
-    except SetupError as error:
-        main.say(str(error))
-        return CANNOT_START
+    async with _admin_served(settings, database):
+        try:
+            await asyncio.to_thread(clerk.work, _say_ready if is_child else _nothing)
+        except SetupError as error:
+            main.say(str(error))
+            return CANNOT_START
     return 0
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn whose signals are the clerk's business."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def _admin_served(settings: Settings, database: Database) -> AsyncIterator[None]:
+    """Serve the admin interface on the clerk's socket; without one where it cannot be bound."""
+    path = main.clerk_socket(settings.data)
+    try:
+        listener = bind_unix(path)
+    except SetupError as error:
+        main.say(f"The admin interface is not served: {error}")
+        yield
+        return
+    server = _Server(
+        uvicorn.Config(
+            AdminApp(Ledgers(database, settings.data)),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=2,
+        )
+    )
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+        path.unlink(missing_ok=True)
 
 
 def _nothing() -> None:

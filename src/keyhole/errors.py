@@ -25,6 +25,7 @@ class Code(StrEnum):
     BUDGET_SPENT = "budget_spent"
     CALLER_NOT_LOCAL = "caller_not_local"
     CONCURRENCY_LIMITED = "concurrency_limited"
+    EXCHANGE_NOT_FOUND = "exchange_not_found"
     HOST_NOT_ALLOWED = "host_not_allowed"
     INVALID_INPUT = "invalid_input"
     INVALID_JSON = "invalid_json"

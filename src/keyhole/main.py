@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -51,6 +51,7 @@ from keyhole.outbox import Outbox
 from keyhole.policy.paths import Paths
 from keyhole.ports import Observer, Transport
 from keyhole.server import page as playground
+from keyhole.server.forwarding import AdminDoor
 from keyhole.server.health import Readiness
 from keyhole.server.log import AccessLog, Observers
 from keyhole.server.metrics import Metrics
@@ -155,6 +156,8 @@ class Runtime(Struct, kw_only=True):
     readiness: Readiness
     transport: Transport
     outbox: Outbox
+    admin: AdminDoor | None = None
+    """The way to the admin interface."""
 
 
 @asynccontextmanager
@@ -262,6 +265,15 @@ def journal_dir(data: Path) -> Path:
     return data / "journal"
 
 
+def clerk_socket(data: Path) -> Path:
+    """Where the clerk serves the admin interface; as short a path as the engine's has to be."""
+    return engine_socket(data, os.environ).with_name(
+        engine_socket(data, os.environ)
+        .name.replace("engine", "clerk")
+        .replace("keyhole-", "clerk-")
+    )
+
+
 def clerk_lock(data: Path) -> Path:
     """What whoever writes to the ledger from the journal holds."""
     return data / "clerk.lock"
@@ -338,8 +350,9 @@ async def _beside(
 async def _first_of(task: asyncio.Future[None], event: asyncio.Event) -> None:
     """Wait for the event; raises what the task ended with before."""
     told = asyncio.ensure_future(event.wait())
+    waiting: set[asyncio.Future[Any]] = {task, told}
     try:
-        await asyncio.wait({task, told}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     finally:
         told.cancel()
     if task.done():

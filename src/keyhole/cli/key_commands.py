@@ -40,7 +40,7 @@ NONE = "none"
 PAGE = 1000
 
 
-class _Amount(click.ParamType):
+class _Amount(click.ParamType[int | str]):
     """A number from 0 on, or `none` where a limit may be taken away."""
 
     name = "N"
@@ -50,7 +50,7 @@ class _Amount(click.ParamType):
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | Literal["none"]:
+    ) -> int | str:
         """The number, or `none`."""
         if value == NONE and self._may_be_none:
             return NONE

@@ -148,17 +148,12 @@ def shown_limits(words: LimitWords | None) -> str:
 
 def read_expiry(text: str, *, now_ms: int) -> int:
     """When a key ends: after a duration, or at a time; raises ClientError (invalid_parameter)."""
-    try:
-        return now_ms + parse_duration_ms(text)
-    except NotAnAmountError:
-        pass
-    try:
-        when = datetime.fromisoformat(text)
-        moment = when if when.tzinfo else when.replace(tzinfo=UTC)
-        return round(moment.timestamp() * 1000)
-    except (ValueError, OverflowError):
-        hint = f"{DURATION_HINT}, or a time such as 2027-01-31T18:00:00Z"
-        raise _wrong("expires", "is neither a duration nor a time", hint) from None
+    return _read_moment(text, "expires", now_ms=now_ms, sign=1)
+
+
+def read_since(text: str, param: str, *, now_ms: int) -> int:
+    """A duration ago, or a time; raises ClientError (invalid_parameter)."""
+    return _read_moment(text, param, now_ms=now_ms, sign=-1)
 
 
 def told_key(key: Key, *, now_ms: int) -> KeyTold:
@@ -204,6 +199,20 @@ def _time(unix_ms: int) -> str:
         return in_words(unix_ms)
     except OverflowError:
         return "beyond all calendars"
+
+
+def _read_moment(text: str, param: str, *, now_ms: int, sign: int) -> int:
+    try:
+        return now_ms + sign * parse_duration_ms(text)
+    except NotAnAmountError:
+        pass
+    try:
+        when = datetime.fromisoformat(text)
+        moment = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return round(moment.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        hint = f"{DURATION_HINT}, or a time such as 2027-01-31T18:00:00Z"
+        raise _wrong(param, "is neither a duration nor a time", hint) from None
 
 
 def _names(base: str, count: int | None) -> list[str]:
