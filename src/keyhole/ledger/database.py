@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
@@ -72,6 +72,13 @@ class Database:
 
     def __repr__(self) -> str:
         return f"Database({self.shown_url!r})"
+
+    def __enter__(self) -> Self:
+        """To be closed at the end of a `with` block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -127,6 +127,8 @@ class KeyStore:
         self, *, group: str | None = None, after: str | None = None, limit: int = 1000
     ) -> list[Key]:
         """The keys in the order of their ids, at most `limit` of those that come behind `after`."""
+        if not f"{group}{after}".isprintable():
+            return []  # a text with a NUL, say, which PostgreSQL does not take
         query = _all_keys().order_by(KEYS.c.id).limit(limit)
         if group is not None:
             query = query.where(KEYS.c.group_name == group)
