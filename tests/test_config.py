@@ -33,7 +33,13 @@ CASES = sorted(folder.name for folder in GOLDEN.iterdir())
 
 # What goldens and tests use as secrets; none may ever be seen in a message.
 SECRETS = ("hf_FoundOnThisMachine", "s3cr3t", "pa55word", "hf_LiteralInTheFile", "sp aced")
-ENVIRON = {"GPU_TOKEN": "s3cr3t", "EMPTY": "", "SPACED": "sp aced", "lower_case": "s3cr3t"}
+ENVIRON = {
+    "GPU_TOKEN": "s3cr3t",
+    "LEDGER_URL": "postgresql://k:pa55word@db/keyhole",
+    "EMPTY": "",
+    "SPACED": "sp aced",
+    "lower_case": "s3cr3t",
+}
 
 
 NOT_LOOPBACK = (
@@ -90,12 +96,21 @@ def describe(settings: Settings) -> str:
         f"loading_patience_s: {settings.loading_patience_s:g}",
         f"allowed_origins: {', '.join(settings.access.allowed_origins)}",
         f"stream: {settings.stream.heartbeat_s:g} {settings.stream.max_frame_bytes}",
+        f"on_client_gone: {settings.stream.on_client_gone}",
+        f"keys: max_stale_s={settings.keys.max_stale_s:g}",
+        f"limits: unknown_price={settings.limits.unknown_price}",
+        f"journal: {settings.journal.fsync} {settings.journal.max_bytes}",
+        f"ledger: {settings.ledger}",
         f"log: {settings.log.format} texts={settings.log.texts}",
         f"engine: threads={settings.engine.threads} max_waiting={settings.engine.max_waiting}",
         f"hf_token_from: {settings.hf_token_from}",
     ]
     for upstream in settings.catalog.upstreams.values():
         lines += ["", repr(upstream)]
+        if upstream.name in settings.limits.upstreams:
+            lines.append(f"  {settings.limits.upstreams[upstream.name]}")
+    for name, price in settings.prices.items():
+        lines += ["", f"{name}: {price}"]
     for route in settings.catalog.routes:
         targets = " ".join(map(str, route.targets))
         lines += ["", f"{route.name} -> {targets}"]
@@ -427,11 +442,11 @@ def test_a_timeout_that_is_none_is_refused(tmp_path: Path, value: str) -> None:
 
 def test_every_setting_is_read(tmp_path: Path) -> None:
     """An unknown key is refused; so a key that SETTINGS names and no code reads would be too."""
-    once = ("server", "stream", "log", "engine")
+    once = ("server", "stream", "log", "engine", "keys", "limits", "journal", "ledger")
     said = problems_of(tmp_path, "".join(f"[{name}]\nx = 1\n" for name in once))
     for section in once:
         assert f"(there are: {', '.join(SETTINGS[section])})" in said
-    assert set(SETTINGS) == {*once, "upstream.NAME", "route.NAME"}
+    assert set(SETTINGS) == {*once, "upstream.NAME", "route.NAME", "price.NAME"}
     everything = (GOLDEN / "50-every-setting" / "keyhole.toml").read_text()
     assert [
         key for keys in SETTINGS.values() for key in keys if f"\n{key} = " not in everything

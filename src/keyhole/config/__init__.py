@@ -5,6 +5,7 @@
     document.py    a file as TOML: sections checked, problems with their lines
     tokens.py      the secrets that a file points at, and the machine's Hugging Face token
     upstreams.py   the sections [upstream.NAME]
+    prices.py      the sections [price."UPSTREAM/MODEL"]
     routes.py      the sections [route.NAME], and what is served without any
     settings.py    the whole: where each thing comes from, and what wins
 
@@ -16,6 +17,10 @@ from keyhole.config.settings import (
     SETTINGS,
     EngineSettings,
     Inputs,
+    JournalSettings,
+    KeySettings,
+    LedgerSettings,
+    LimitSettings,
     Listen,
     LogSettings,
     Settings,
@@ -29,6 +34,10 @@ __all__ = [
     "ConfigError",
     "EngineSettings",
     "Inputs",
+    "JournalSettings",
+    "KeySettings",
+    "LedgerSettings",
+    "LimitSettings",
     "Listen",
     "LogSettings",
     "Problem",

@@ -24,7 +24,7 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 # tomllib shows the section's path as a tuple.
 _TWICE = re.compile(r"Cannot declare \((.*)\) twice")
 _QUOTED = re.compile(r"'([^']*)'")
-_UNQUOTED_NAME = re.compile(r"\s*\[\s*(route|upstream)\s*\.[^\"'\]]*[/*:@+]")
+_UNQUOTED_NAME = re.compile(r"\s*\[\s*(route|upstream|price)\s*\.[^\"'\]]*[/*:@+]")
 
 
 class Problem(Struct, frozen=True):

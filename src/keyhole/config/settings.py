@@ -16,6 +16,7 @@ from msgspec import Struct
 from keyhole.backends.base import Backend
 from keyhole.catalog import Access, Catalog
 from keyhole.config.document import ConfigError, Document, Problem, read_document
+from keyhole.config.prices import PRICE, read_prices
 from keyhole.config.routes import ROUTE, builtin_routes, read_routes
 from keyhole.config.tokens import BadToken, FoundToken, expand_home, find_hf_token, read_secret
 from keyhole.config.upstreams import UPSTREAM, UpstreamReader
@@ -24,7 +25,9 @@ from keyhole.config.values import (
     Check,
     SecretPlace,
     Wrong,
+    check_ledger_url,
     flag,
+    ledger_url,
     list_of,
     listen,
     meant,
@@ -35,7 +38,9 @@ from keyhole.config.values import (
     whole,
 )
 from keyhole.policy.access import is_loopback
+from keyhole.policy.pricing import Price
 from keyhole.secret import Secret
+from keyhole.wire.keys import Limits
 
 DEFAULT_LISTEN = "127.0.0.1:5000"
 DEFAULT_FILE = "keyhole.toml"
@@ -55,11 +60,27 @@ _ONCE: Mapping[str, Mapping[str, Check]] = {
     "stream": {
         "heartbeat_s": seconds(0, 3600),
         "max_frame_bytes": whole(1024, 1024**3, unit="bytes"),
+        "on_client_gone": one_of("close", "drain"),
     },
     "log": {"format": one_of("auto", "text", "json"), "texts": flag},
     "engine": {"threads": whole(1, 1024), "max_waiting": whole(0, 100_000)},
+    "keys": {"max_stale_s": seconds(1, 864_000)},
+    "limits": {"unknown_price": one_of("zero", "refuse")},
+    "journal": {
+        "fsync": one_of("never", "interval", "always"),
+        "max_bytes": whole(1024**2, 2**50, unit="bytes"),
+    },
+    "ledger": {
+        "url": ledger_url,
+        "rows_days": whole(1, 36500, unit="days"),
+        "rollups_days": whole(1, 36500, unit="days"),
+    },
 }
-_NAMED: Mapping[str, Mapping[str, Check]] = {"upstream": UPSTREAM, "route": ROUTE}
+_NAMED: Mapping[str, Mapping[str, Check]] = {
+    "upstream": UPSTREAM,
+    "route": ROUTE,
+    "price": PRICE,
+}
 
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     **{section: tuple(checks) for section, checks in _ONCE.items()},
@@ -82,6 +103,9 @@ class StreamSettings(Struct, frozen=True):
     """How long one may be silent before its client gets a comment; 0 for ever."""
     max_frame_bytes: int = 1024 * 1024
     """The longest frame that is taken from an upstream."""
+    on_client_gone: Literal["close", "drain"] = "close"
+    """What becomes of an upstream's stream whose client has left: it is closed, and its tokens
+    are counted; or it is read to its end, for the count that the upstream reports."""
 
 
 class LogSettings(Struct, frozen=True):
@@ -98,6 +122,40 @@ class EngineSettings(Struct, frozen=True):
     """None: as many as the machine has cores."""
     max_waiting: int | None = None
     """How many requests may wait for each model; None: the engine's own bound."""
+
+
+class KeySettings(Struct, frozen=True):
+    """How the copy of the keys is used."""
+
+    max_stale_s: float = 86400
+    """How old the last look at the database may be before keys are believed no more."""
+
+
+class LimitSettings(Struct, frozen=True):
+    """What is limited by the configuration alone."""
+
+    unknown_price: Literal["zero", "refuse"] = "zero"
+    """What a model costs that nobody knows the price of; `refuse` asks none for it."""
+    upstreams: Mapping[str, Limits] = {}
+    """The operator's own limits, by upstream; those without any are not here."""
+
+
+class JournalSettings(Struct, frozen=True):
+    """How the journal is written."""
+
+    fsync: Literal["never", "interval", "always"] = "interval"
+    """When its lines are forced to the disk: by the system, once a second, or each by itself."""
+    max_bytes: int = 1024**3
+    """Of all its segments together."""
+
+
+class LedgerSettings(Struct, frozen=True):
+    """Where the books are, and for how long."""
+
+    url: Secret | None = None
+    """The database's URL, which may hold a password; None: SQLite in the data folder."""
+    rows_days: int = 90
+    rollups_days: int = 730
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -117,6 +175,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     stream: StreamSettings
     log: LogSettings
     engine: EngineSettings
+    keys: KeySettings = KeySettings()
+    limits: LimitSettings = LimitSettings()
+    prices: Mapping[str, Price] = {}
+    """What the operator says that models cost, by UPSTREAM/MODEL or UPSTREAM/*."""
+    journal: JournalSettings = JournalSettings()
+    ledger: LedgerSettings = LedgerSettings()
     hf_token_from: str | None
     """For people: the variable or file that the machine's Hugging Face token is from, if any."""
 
@@ -149,13 +213,14 @@ def load(
     token = _find_token(inputs, problems)
     sections = _read_sections(document)
     server = sections["server"]
-    upstreams = UpstreamReader(
+    reader = UpstreamReader(
         document,
         backends=backends,
         engine_url=f"unix:{engine_socket(data, inputs.environ)}",
         token=token,
         read_secret=_secret_reader(inputs, config_path),
-    ).read()
+    )
+    upstreams = reader.read()
     routes = read_routes(document, upstreams)
     if server.pop("builtin_routes", True):
         models = engine_models(data) if not problems else ()
@@ -176,6 +241,11 @@ def load(
         stream=StreamSettings(**sections["stream"]),
         log=LogSettings(**sections["log"]),
         engine=EngineSettings(**sections["engine"]),
+        keys=KeySettings(**sections["keys"]),
+        limits=LimitSettings(**sections["limits"], upstreams=reader.limits),
+        prices=read_prices(document, upstreams),
+        journal=JournalSettings(**sections["journal"]),
+        ledger=_ledger(sections["ledger"], document, _secret_reader(inputs, config_path)),
         hf_token_from=token.found_in if token else None,
         **server,
     )
@@ -218,6 +288,21 @@ def _read_sections(document: Document) -> dict[str, dict[str, Any]]:
         name: document.section((name,), document.tables.get(name, {}), checks)
         for name, checks in _ONCE.items()
     }
+
+
+def _ledger(
+    values: dict[str, Any], document: Document, read: Callable[[SecretPlace], Secret]
+) -> LedgerSettings:
+    """The ledger's settings; its URL from where the file says that it is."""
+    url = values.pop("url", None)
+    if isinstance(url, SecretPlace):
+        try:
+            url = read(url)
+            check_ledger_url(url.reveal())
+        except Wrong as wrong:
+            document.blame_wrong(("ledger", "url"), wrong)
+            url = None
+    return LedgerSettings(url=url, **values)
 
 
 def _secret_reader(inputs: Inputs, config_path: Path | None) -> Callable[[SecretPlace], Secret]:

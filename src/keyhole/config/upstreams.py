@@ -17,6 +17,7 @@ from keyhole.config.values import (
     Check,
     SecretPlace,
     Wrong,
+    budget,
     check_upstream_name,
     flag,
     list_of,
@@ -31,6 +32,12 @@ from keyhole.config.values import (
     whole,
 )
 from keyhole.secret import Secret
+from keyhole.wire.keys import NO_LIMITS, Limits
+
+MAX_PER_MINUTE = 10**12
+"""Of requests or tokens: more than anybody means."""
+
+_LIMITS = ("rpm", "tpm", "concurrency", "budget")
 
 ENGINE = "engine"
 """The built-in upstream that is Keyhole's own engine."""
@@ -49,6 +56,10 @@ UPSTREAM: Mapping[str, Check] = {
     "total_timeout_s": seconds(0.001, 86400),
     "max_response_bytes": whole(1024, 1024**3, unit="bytes"),
     "max_connections": whole(1, 65535, unit="connections"),
+    "rpm": whole(1, MAX_PER_MINUTE, unit="requests"),
+    "tpm": whole(1, MAX_PER_MINUTE, unit="tokens"),
+    "concurrency": whole(1, 1_000_000, unit="requests"),
+    "budget": budget,
 }
 """The keys of [upstream.NAME]."""
 
@@ -90,6 +101,8 @@ class UpstreamReader:
         self._engine_url = engine_url
         self._token = token
         self._read_secret = read_secret
+        self.limits: dict[str, Limits] = {}
+        """What each upstream may be used, by name; those without limits are not here."""
 
     def read(self) -> Upstreams:
         """Every upstream by name, the built-in ones included."""
@@ -117,6 +130,9 @@ class UpstreamReader:
         except Wrong as wrong:
             self._document.blame_wrong(("upstream", name), wrong)
         values = self._document.section(("upstream", name), table, UPSTREAM)
+        limits = Limits(**{key: values.pop(key, None) for key in _LIMITS})
+        if limits != NO_LIMITS:
+            self.limits[name] = limits
         upstream = self._upstream(name, table, values)
         return upstream if len(self._document.problems) == problems_before else None
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Struct
 
 from keyhole.catalog import AS_ASKED, is_model_name
+from keyhole.secret import Secret
+from keyhole.wire.amounts import BUDGET_HINT, NotAnAmountError, parse_budget, parse_usd
+from keyhole.wire.keys import Budget
 
 Check = Callable[[object], Any]
 """Takes what TOML gave; returns the value as it will be used. Raises Wrong, or a group of it."""
@@ -39,6 +43,7 @@ _ORIGIN = re.compile(
 )
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.ASCII)
 _URL_PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*", re.ASCII)
+_MAX_USD_PER_MILLION = 1_000_000
 _USUAL_PORTS = {"http": "80", "https": "443"}
 
 
@@ -133,6 +138,64 @@ def seconds(at_least: float, at_most: float) -> Check:
         return float(value)
 
     return check
+
+
+def budget(value: object) -> Budget:
+    """A budget, as in "20/month" or "2Mtok/day"."""
+    if not isinstance(value, str):
+        raise _not_a("a string", value, hint=BUDGET_HINT)
+    try:
+        return parse_budget(value)
+    except NotAnAmountError as error:
+        raise Wrong(f"{shown(value)} {error.message}", error.hint) from None
+
+
+def usd_per_million(value: object) -> int:
+    """Dollars per million tokens, as micro-dollars.
+
+    TOML's numbers with a fraction are floats; the shortest text of one is what was written.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _not_a("a number of dollars per million tokens", value)
+    if not 0 <= value <= _MAX_USD_PER_MILLION:
+        raise Wrong(f"must be from 0 to {_MAX_USD_PER_MILLION} dollars, not {_number(value)}")
+    try:
+        return parse_usd(format(Decimal(repr(value)), "f").removesuffix(".0"))
+    except NotAnAmountError as error:
+        raise Wrong(error.message, error.hint) from None
+
+
+def ledger_url(value: object) -> Secret | SecretPlace:
+    """Where the ledger's database is: a URL, or the place of one that holds a password."""
+    if not isinstance(value, str):
+        return secret_place(value)
+    given = text(value)
+    hint = 'write { env = "NAME" } or { file = "PATH" } in place of the URL'
+    parts = check_ledger_url(given)
+    if parts.password is not None or "password" in parts.query.lower():
+        raise Wrong("a password must not stand in this file", hint)
+    try:
+        return Secret(given)
+    except ValueError:
+        raise Wrong("must be a URL in ASCII, without spaces") from None
+
+
+def check_ledger_url(given: str) -> SplitResult:
+    """The parts of a database's URL; raises Wrong, which does not repeat it."""
+    hint = "such as postgresql://user@host/keyhole or sqlite:////var/lib/keyhole/ledger.sqlite"
+    try:
+        parts = urlsplit(given)
+        port = parts.port
+    except ValueError:
+        raise Wrong("is not a URL", hint) from None
+    if parts.scheme not in {"postgresql", "sqlite"} or "://" not in given:
+        raise Wrong("must begin with postgresql:// or sqlite:////", hint)
+    is_file = parts.scheme == "sqlite"
+    if is_file and (parts.netloc or not parts.path.startswith("//") or len(parts.path) < 3):
+        raise Wrong("must have an absolute path after sqlite:///", hint)
+    if not is_file and (not parts.path.strip("/") or port == 0):
+        raise Wrong("must name a database", hint)
+    return parts
 
 
 def one_of(*words: str) -> Check:
