@@ -35,12 +35,13 @@ from keyhole import main
 from keyhole.config import Settings
 from keyhole.engine.listener import bind_unix
 from keyhole.errors import SetupError
-from keyhole.ledger.books import Books
+from keyhole.ledger.books import Books, Kept
 from keyhole.ledger.database import Database, LedgerUnavailable
 from keyhole.ledger.keys import KeyStore
 from keyhole.ledger.mirror import Mirror, MirrorError
 from keyhole.ledger.posting import Poster
 from keyhole.ledger.reflecting import Reflection, SeenFile
+from keyhole.ledger.sums import DAY_MS
 from keyhole.server.admin import AdminApp, Ledgers
 from keyhole.supervisor import CANNOT_START, Say, locked
 
@@ -174,8 +175,18 @@ class Clerk:
 
     def _tidy(self) -> None:
         """Once an hour: remove what is left over, and what is older than is to be kept."""
-        self._poster.tidy()
         self._tidied_s = time.monotonic()
+        self._poster.tidy()
+        kept = self._settings.ledger
+        days: tuple[tuple[Kept, int], ...] = (
+            ("attempts", kept.rows_days),
+            ("hourly", kept.rollups_days),
+            ("daily", kept.rollups_days),
+        )
+        for table, count in days:
+            before_ms = _now_ms() - count * DAY_MS
+            while self._books.forget(table, before_ms=before_ms) and not self._stopping.is_set():
+                self._between()
 
 
 async def serve(settings: Settings, database: Database, *, is_child: bool) -> int:

@@ -257,7 +257,8 @@ def open_database(settings: Settings) -> Database:
     """The ledger's database, not yet connected to; raises SetupError for a bad `ledger.url`."""
     from keyhole.ledger.database import Database, ledger_url  # noqa: PLC0415  # no worker's
 
-    return Database(ledger_url(None, settings.data))
+    url = settings.ledger.url
+    return Database(ledger_url(None if url is None else url.reveal(), settings.data))
 
 
 def journal_dir(data: Path) -> Path:

@@ -15,6 +15,7 @@ from keyhole.cli.generate_command import generate
 from keyhole.cli.key_commands import group, key
 from keyhole.cli.model_commands import model, models
 from keyhole.cli.serve_commands import check, serve
+from keyhole.cli.usage_commands import explain, usage
 
 
 @click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,7 +24,7 @@ def cli() -> None:
     """Keyhole: a self-hosted gateway for text generation."""
 
 
-for _command in (serve, check, generate, models, model, key, group):
+for _command in (serve, check, generate, models, model, key, group, usage, explain):
     cli.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""The admin interface, `/admin/v1/...`: an ASGI application over the ledger, in the clerk's process.
+"""The admin interface, `/admin/v1/...`: the ledger as an ASGI application in the clerk's process.
 
 It authenticates nobody: its Unix socket is its owner's alone, and `forwarding` lets through who
 has shown the admin key. It tells no digest, and a secret only in the reply that makes it. No
