@@ -224,8 +224,8 @@ class Books:
             version = _version(connection)
             offsets, marks = tuple(_read_offsets(connection, None)), _read_marks(connection)
             streamed = connection.execution_options(yield_per=_FETCHED_AT_ONCE)
-            rows = streamed.execute(select(SPENT).where(SPENT.c.version > since))
-            yield Standing(version, offsets, marks, (_spent_of(row) for row in rows))
+            with streamed.execute(select(SPENT).where(SPENT.c.version > since)) as rows:
+                yield Standing(version, offsets, marks, (_spent_of(row) for row in rows))
 
     def forget(self, kept: Kept, *, before_ms: int, at_most: int = 5000) -> int:
         """Remove up to that many of the oldest rows from before a moment; how many there were.

@@ -66,7 +66,8 @@ class Database:
         self._url = _parse(url)
         self._patience_s = patience_s
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
-        self.shown_url = self._url.render_as_string(hide_password=True)
+        shown = self._url.set(drivername=self._url.get_backend_name())
+        self.shown_url = shown.render_as_string(hide_password=True)
         """For people: without the password."""
         self._engine = self._make_engine()
 

@@ -223,8 +223,8 @@ class KeyStore:
         with self._database.reading() as connection:
             version, groups = _version(connection), _groups(connection, since=-1)
             streamed = connection.execution_options(yield_per=_FETCHED_AT_ONCE)
-            rows = streamed.execute(_all_keys())
-            yield Everything(version, groups, (_key_of(row) for row in rows))
+            with streamed.execute(_all_keys()) as rows:
+                yield Everything(version, groups, (_key_of(row) for row in rows))
 
 
 def check_name(name: str, param: str) -> None:

@@ -49,7 +49,7 @@ class Sums:
         hour_ms = intent.started_at_ms - intent.started_at_ms % HOUR_MS
         amounts = (
             1,
-            receipt.outcome in ERRORS,
+            int(receipt.outcome in ERRORS),
             receipt.prompt_tokens,
             receipt.completion_tokens,
             receipt.cost_microusd,
