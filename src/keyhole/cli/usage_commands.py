@@ -216,9 +216,7 @@ def _open_told(found: OpenIntent) -> str:
         group=intent.group,
         asked=f"{intent.model} in the {intent.dialect} dialect",
         sent_to=intent.target,
-        tokens=f"{found.completion_tokens:,} completion so far"
-        if found.completion_tokens
-        else None,
+        tokens=f"{so_far:,} completion so far" if so_far else None,
     )
 
 
