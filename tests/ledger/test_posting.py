@@ -252,12 +252,11 @@ WRITER = (
 
 
 def _start(code: str, *arguments: str) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    return process
 
 
 def _kill(process: subprocess.Popen[bytes]) -> bytes:
