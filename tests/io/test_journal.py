@@ -38,7 +38,7 @@ class FailingDisk(Disk):
         self.short_by = 0
         self.allocations = 0
         self.written: list[tuple[int, int]] = []
-        self.sync_error: int | None = None
+        self.sync_errors: list[int] = []
         self.synced: list[int] = []
         self.has_synced = threading.Event()
         self.may_sync = threading.Event()
@@ -60,8 +60,9 @@ class FailingDisk(Disk):
         self.synced.append(descriptor)
         self.has_synced.set()
         assert self.may_sync.wait(10)
-        if self.sync_error is not None:
-            raise OSError(self.sync_error, os.strerror(self.sync_error))
+        if self.sync_errors:
+            error = self.sync_errors.pop()
+            raise OSError(error, os.strerror(error))
 
 
 class Desk:
@@ -410,7 +411,7 @@ def test_progress_takes_no_receipts_room(desk: Desk) -> None:
 
 
 def test_names_that_are_too_long_are_refused(desk: Desk) -> None:
-    journal = desk.open()
+    journal = desk.open(JournalSettings(fsync="never"))
     with pytest.raises(GatewayError, match="too long for the journal"):
         journal.intend(intent(1, model="m" * 40_000))
     journal.intend(intent(1, model="m" * 30_000))
@@ -429,14 +430,34 @@ def test_what_cannot_be_written_down_does_not_raise(desk: Desk) -> None:
 
 
 def test_a_receipt_without_an_intent_takes_nobodys_room(desk: Desk) -> None:
-    journal = desk.open()
+    disk = FailingDisk()
+    journal = desk.open(disk=disk)
     for number in range(30):
         journal.intend(intent(number))
-    for number in range(100, 130):
+    journal.settle(receipt(100))
+    disk.is_full = True
+    for number in range(101, 200):
         journal.settle(receipt(number))
     for number in range(30):
         journal.settle(receipt(number))
-    assert len([n for n in desk.read() if isinstance(n, Receipt)]) == 60
+    settled = [n.prompt_tokens for n in desk.read() if isinstance(n, Receipt)]
+    assert settled[-30:] == list(range(30))
+    assert settled[0] == 100
+    assert "has no intent" in desk.said[-1]
+
+
+def test_receipts_that_wait_go_before_the_next_attempt(desk: Desk) -> None:
+    """Where no loop runs, and a progress line has found that there is room again."""
+    disk = FailingDisk()
+    journal = desk.open(disk=disk)
+    journal.intend(intent(1))
+    disk.write_error = errno.EIO
+    journal.settle(receipt(1))
+    disk.write_error = None
+    desk.clock.now_s += RETRY_S
+    journal.progress(progress(3, 1))
+    journal.intend(intent(2))
+    assert desk.read() == [intent(1), progress(3, 1), receipt(1), intent(2)]
 
 
 def test_two_writers_share_a_directory(desk: Desk) -> None:
@@ -577,16 +598,44 @@ async def test_what_the_disk_did_not_take_is_told_and_not_asked_again(desk: Desk
     disk = FailingDisk()
     journal = desk.open(JournalSettings(fsync="always"), disk=disk)
     journal.intend(intent(1))
-    disk.sync_error = errno.EIO
+    disk.sync_errors = [errno.EIO]
     with pytest.raises(GatewayError, match="Input/output error"):
         await journal.synced()
     journal.settle(receipt(1))
     journal.intend(intent(2))
-    disk.sync_error = None
     await journal.synced()
     assert len(list_segments(desk.directory)) == 2
     assert desk.read() == [intent(1), receipt(1), intent(2)]
     assert "The disk did not take" in desk.said[0]
+
+
+async def test_what_was_written_while_the_disk_failed_has_failed_too(desk: Desk) -> None:
+    """It stands in the segment that the disk did not take, though nobody had seen that yet."""
+    disk = FailingDisk()
+    journal = desk.open(JournalSettings(fsync="always"), disk=disk)
+    disk.may_sync.clear()
+    disk.sync_errors = [errno.EIO]
+    journal.intend(intent(1))
+    async with asyncio.timeout(10):
+        first = asyncio.ensure_future(journal.synced())
+        await asyncio.to_thread(disk.has_synced.wait, 10)
+        journal.intend(intent(2))
+        second = asyncio.ensure_future(journal.synced())
+        await asyncio.sleep(0)
+        disk.may_sync.set()
+        for waiting in (first, second):
+            with pytest.raises(GatewayError, match="Input/output error"):
+                await waiting
+
+
+async def test_a_receipt_that_waits_in_memory_is_not_on_the_disk(desk: Desk) -> None:
+    disk = FailingDisk()
+    journal = desk.open(JournalSettings(fsync="always"), disk=disk)
+    journal.intend(intent(1))
+    disk.write_error = errno.EIO
+    journal.settle(receipt(1))
+    with pytest.raises(GatewayError, match="Input/output error"):
+        await journal.synced()
 
 
 @pytest.mark.parametrize("fsync", ["never", "interval"])

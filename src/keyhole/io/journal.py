@@ -221,8 +221,10 @@ class FileJournal:
             self._say(f"The receipt of {intent.exchange_id} cannot be written: it is not Unicode.")
             self._forget(held)
             return
-        if held is None and not self._has_room(len(line)):
-            self._renew(len(line))
+        if held is None and not (self._has_room(len(line)) or self._renew(len(line))):
+            # Nobody kept room for it, and it may not take another's.
+            self._say(f"A receipt of {intent.exchange_id} is left out: it has no intent.")
+            return
         if self._unwritten or self._put(line) is None:
             self._unwritten.append((line, held))
             self._write_unwritten()
@@ -369,7 +371,7 @@ class FileJournal:
         """A segment in place of the present one; raises OSError and changes nothing."""
         allocated = self._settings.segment_bytes + self._kept + size
         old = self._segment
-        used = _used_bytes(self._directory) - max(old.size - old.end, 0)
+        used = _used_bytes(self._directory)
         if used + allocated > self._settings.max_bytes:
             raise OSError(
                 errno.EDQUOT,

@@ -138,7 +138,7 @@ class Segment:
         end = size
         while end:
             begin = max(end - CHUNK_BYTES, 0)
-            used = os.pread(self._descriptor, end - begin, begin).rstrip(b"\0")
+            used = self._read_at(end - begin, begin).rstrip(b"\0")
             if used:
                 end = begin + len(used)
                 break
@@ -154,13 +154,13 @@ class Segment:
         """
         size = max(size, 2 * MAX_LINE_BYTES)
         is_sealed = self.is_sealed
-        data = os.pread(self._descriptor, size, offset)
+        data = self._read_at(size, offset)
         end = data.rfind(b"\n") + 1
         rest = data[end:]
         whole = data[:end]
         if b"\0" in whole:
             # Maybe it was written while it was read: a second look tells that from damage.
-            whole = os.pread(self._descriptor, end, offset)
+            whole = self._read_at(end, offset)
         lines: list[Line] = []
         damage: list[Damage] = []
         _read_lines(whole, offset, lines, damage)
@@ -174,6 +174,9 @@ class Segment:
             return Piece(lines, damage, position, is_last=True)
         return self._skip(position, rest, Piece(lines, damage, position, is_last=False))
 
+    def _read_at(self, size: int, position: int) -> bytes:
+        return os.pread(self._descriptor, size, position)
+
     def _skip(self, position: int, rest: bytes, piece: Piece) -> Piece:
         """What comes of a piece whose end is no line and will never be one."""
         used = len(rest.rstrip(b"\0"))
@@ -186,7 +189,7 @@ class Segment:
 
     def _find_more(self, position: int) -> int | None:
         """Where the next byte is that is no NUL; None if there is none."""
-        while data := os.pread(self._descriptor, CHUNK_BYTES, position):
+        while data := self._read_at(CHUNK_BYTES, position):
             begun = data.lstrip(b"\0")
             if begun:
                 return position + len(data) - len(begun)
