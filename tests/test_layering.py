@@ -25,7 +25,7 @@ LAYERS = (
     ("exchange", "config", "io"),
     ("ledger",),
     ("server", "engine"),
-    ("listening", "supervisor", "greeting", "pull"),
+    ("listening", "supervisor", "greeting", "pull", "prices"),
     ("main",),
     ("worker", "survey", "clerk"),
     ("cli",),
@@ -59,7 +59,10 @@ IMPURE = {
     *("asyncio", "socket", "time", "random", "os", "logging", "threading", "subprocess"),
     *("ssl", "httptools", "uvicorn", "flask", "sqlalchemy", "sqlite3", "numpy"),
 }
-WORKER_NEVER_LOADS = ("numpy", "sqlalchemy", "tokenizers", "huggingface_hub", "rich")
+WORKER_NEVER_LOADS = (
+    *("numpy", "sqlalchemy", "tokenizers", "huggingface_hub", "rich"),
+    *("pydantic", "genai_prices"),
+)
 
 
 def module_name(path: Path) -> str:
