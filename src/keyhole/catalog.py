@@ -31,6 +31,14 @@ def is_model_name(name: str) -> bool:
     return len(name) <= MAX_MODEL_NAME_CHARS and _MODEL_NAME.fullmatch(name) is not None
 
 
+def does_match(pattern: str, model: str) -> bool:
+    """Whether a model's public name is this one, where a `*` is any run of characters but `/`."""
+    if "*" not in pattern:
+        return pattern == model
+    parts = (re.escape(part) for part in pattern.split("*"))
+    return re.fullmatch("[^/]+".join(parts), model) is not None
+
+
 class Upstream(Struct, frozen=True, kw_only=True):
     """A configured instance of some backend: where it is, its secret, its bounds."""
 
@@ -94,10 +102,7 @@ class Route(Struct, frozen=True, kw_only=True):
 
     def matches(self, model: str) -> bool:
         """Whether this route answers for the model's public name."""
-        if not self.is_pattern:
-            return self.name == model
-        parts = (re.escape(part) for part in self.name.split("*"))
-        return re.fullmatch("[^/]+".join(parts), model) is not None
+        return does_match(self.name, model)
 
 
 class Access(Struct, frozen=True, kw_only=True):

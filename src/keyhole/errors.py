@@ -21,6 +21,7 @@ class Code(StrEnum):
     """The stable, documented slug of each error (docs/errors.md has one row for each)."""
 
     # The client's
+    ADMIN_KEY_NEEDED = "admin_key_needed"
     BODY_TOO_LARGE = "body_too_large"
     BUDGET_SPENT = "budget_spent"
     CALLER_NOT_LOCAL = "caller_not_local"
@@ -31,11 +32,21 @@ class Code(StrEnum):
     INVALID_JSON = "invalid_json"
     INVALID_PARAMETER = "invalid_parameter"
     HEAD_TOO_LARGE = "head_too_large"
+    HF_TOKEN_SENT = "hf_token_sent"  # noqa: S105  # a slug, not a password
+    KEY_AMBIGUOUS = "key_ambiguous"
+    KEY_EXPIRED = "key_expired"
+    KEY_IN_URL = "key_in_url"
+    KEY_MISSING = "key_missing"
+    KEY_MISTYPED = "key_mistyped"
+    KEY_REVOKED = "key_revoked"
+    KEY_UNKNOWN = "key_unknown"
     MALFORMED_REQUEST = "malformed_request"
     KEY_NOT_FOUND = "key_not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     MISSING_INPUT = "missing_input"
+    MODEL_NOT_ALLOWED = "model_not_allowed"
     MODEL_NOT_FOUND = "model_not_found"
+    NOT_A_KEY = "not_a_key"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
     NAME_TAKEN = "name_taken"
     OVER_LIMIT = "over_limit"
@@ -70,11 +81,12 @@ class Code(StrEnum):
     CLERK_UNAVAILABLE = "clerk_unavailable"
     INTERNAL_ERROR = "internal_error"
     JOURNAL_FULL = "journal_full"
+    KEYS_UNAVAILABLE = "keys_unavailable"
     LEDGER_UNAVAILABLE = "ledger_unavailable"
     SHUTTING_DOWN = "shutting_down"
 
 
-SOON_OVER = frozenset({Code.TOO_MUCH_BUFFERED, Code.SHUTTING_DOWN})
+SOON_OVER = frozenset({Code.KEYS_UNAVAILABLE, Code.TOO_MUCH_BUFFERED, Code.SHUTTING_DOWN})
 """Of our own errors those that another try may not meet, a second later."""
 
 

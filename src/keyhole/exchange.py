@@ -161,8 +161,10 @@ class Gateway:
     def refuse(self, admission: Admission, error: KeyholeError) -> Reply:
         """End an admitted request with an error, in its dialect."""
         admission.record.code = error.code
-        dialect = admission.place.dialect
-        return self._end(admission, dialect.refuse(error, admission.record.request_id))
+        reply = admission.place.dialect.refuse(error, admission.record.request_id)
+        if reply.status == 401:
+            reply.headers.append(("www-authenticate", "Bearer"))  # RFC 9110, section 11.6.1
+        return self._end(admission, reply)
 
     def turn_away(self, head: Head, error: KeyholeError) -> Reply:
         """Refuse a request that a door could not make sense of, with what it knows of the head."""

@@ -12,7 +12,7 @@ from keyhole.errors import KeyholeError, UpstreamError
 from keyhole.policy.limits import Bound, Hold, Scopes
 from keyhole.wire.books import Intent, Progress, Receipt
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
-from keyhole.wire.keys import Key, Limits
+from keyhole.wire.keys import Key, Limits, LiveKey
 from keyhole.wire.records import AccessRecord
 
 
@@ -204,11 +204,22 @@ class Keys(Protocol):
         """
         ...
 
-    def find(self, digest: bytes) -> Key | None:
+    @property
+    def without_key(self) -> LiveKey:
+        """What lets in while there never was one: good until the first is made."""
+        ...
+
+    @property
+    def held(self) -> Mapping[bytes, LiveKey]:
+        """Keys in memory, by digest; one that is good there needs no `find`."""
+        ...
+
+    def find(self, digest: bytes) -> LiveKey | None:
         """The key with this digest, revoked and expired ones too; None for an unknown one.
 
-        Raises GatewayError (keys_unavailable, 503) where the copy cannot be read or is too old:
-        that is never taken for an unknown key.
+        It is kept up to date for as long as anybody holds it. Raises GatewayError
+        (keys_unavailable, 503) where the copy cannot be read or is too old: that is never taken
+        for an unknown key.
         """
         ...
 

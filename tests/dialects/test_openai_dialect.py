@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from keyhole.backends.originals import refuse_beyond
 from keyhole.catalog import Catalog, Route, Target, Upstream
 from keyhole.dialects.openai import CHAT, COMPLETION
-from keyhole.dialects.openai.client import OpenAiDialect, models_page, rename_model
+from keyhole.dialects.openai.client import OpenAiDialect, models_page, rename_model, show_models
 from keyhole.dialects.openai.upstream import encode_again
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
 from keyhole.wire.answer import Answer, Stamp, Usage
@@ -552,6 +552,32 @@ class TestModels:
         reply = self.PAGE(Head(method="GET", path=path))
         assert (reply.status, reply.headers) == (200, [("content-type", "application/json")])
         return json.loads(reply.body)
+
+    @pytest.mark.parametrize(
+        ("allowed", "listed"),
+        [
+            ((), []),
+            (("owner/name",), ["owner/name"]),
+            (("default", "nowhere"), ["default"]),
+        ],
+    )
+    def test_somebody_who_may_use_some_models_hears_of_no_others(
+        self, allowed: tuple[str, ...], listed: list[str]
+    ) -> None:
+        def ask(path: str) -> Any:
+            head = Head(method="GET", path=path)
+            may_use = allowed.__contains__
+            return json.loads(
+                show_models(head, self.CATALOG, 1, may_use=may_use, named=allowed).body
+            )
+
+        assert [row["id"] for row in ask("/v1/models")["data"]] == listed
+        for name in {"default", "owner/name"} - set(allowed):
+            with pytest.raises(ClientError) as refused:
+                ask(f"/v1/models/{name}")
+            assert refused.value.code is Code.MODEL_NOT_FOUND
+        for name in listed:
+            assert ask(f"/v1/models/{name}")["id"] == name
 
     def test_every_route_with_a_name_of_its_own_is_listed(self) -> None:
         assert self.get("/v1/models") == {

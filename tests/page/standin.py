@@ -23,11 +23,18 @@ from typing import Any, Self
 
 import uvicorn
 
+from keyhole.dialects.openai.client import OpenAiDialect
+from keyhole.errors import ClientError, Code
 from keyhole.server.page import pages
-from keyhole.wire.http import Head
+from keyhole.wire.http import Head, Reply
 
 REQUEST_ID = "01936f2e-7c1a-7b52-9d0e-3f6a5c8b1e47"
 MODELS = ("default", "keyhole-demo", "openai-community/gpt2")
+
+
+UNKNOWN_KEY = OpenAiDialect().refuse(
+    ClientError(Code.KEY_UNKNOWN, "There is no such key.", status=401), REQUEST_ID
+)
 
 
 class Asked:
@@ -89,6 +96,8 @@ class StandIn:
         self.url = ""
         """Where it is reached, with the prefix that all of it stands below."""
         self.models: tuple[str, ...] = MODELS
+        self.own_key: dict[str, Reply] = {}
+        """What GET /v1/key answers, by the key that is shown; others are unknown."""
         self.needs_key: str | None = None
         """A key without which the models are not listed."""
         self.unknown: list[str] = []
@@ -137,6 +146,10 @@ class StandIn:
         path = scope["path"].removeprefix(self._prefix)
         if scope["method"] == "POST":
             await self._take(path, headers, receive, send)
+        elif path == "/v1/key" and scope["query_string"] == b"":
+            reply = self.own_key.get(headers.get("authorization", ""), UNKNOWN_KEY)
+            encoded = [(name.encode(), value.encode()) for name, value in reply.headers]
+            await _answer(send, reply.status, encoded, reply.body)
         elif path == "/v1/models":
             await self._list_models(headers, send)
         elif path in self._pages:

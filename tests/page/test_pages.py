@@ -47,16 +47,15 @@ def test_a_cache_keeps_the_two_apart(accept: bytes | None) -> None:
 
 
 def test_every_file_is_served_and_no_other() -> None:
-    assert sorted(pages()) == sorted(
-        "/" if name == "index.html" else f"/page/{name}" for name in FILES
-    )
+    html = {"index.html": "/", "key.html": "/key"}
+    assert sorted(pages()) == sorted(html.get(name, f"/page/{name}") for name in FILES)
 
 
 @pytest.mark.parametrize("path", sorted(pages()))
 def test_every_file_is_sent_under_the_policy(path: str) -> None:
     """Nothing runs, loads or is called but these files and Keyhole; no type is guessed."""
     types = {
-        "": "text/html; charset=utf-8",
+        "": "text/html; charset=utf-8",  # "/" and "/key"
         ".css": "text/css; charset=utf-8",
         ".js": "text/javascript; charset=utf-8",
         ".svg": "image/svg+xml",
@@ -79,9 +78,10 @@ def test_a_reply_is_not_shared_between_requests() -> None:
     assert ("x-request-id", "1") not in other.headers
 
 
-def test_the_page_needs_no_exception_from_the_policy() -> None:
+@pytest.mark.parametrize("name", ["index.html", "key.html"])
+def test_the_pages_need_no_exception_from_the_policy(name: str) -> None:
     """No script, style or handler stands in the HTML, which the policy would not run."""
-    html = (FOLDER / "index.html").read_text()
+    html = (FOLDER / name).read_text()
     assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", html)
     assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", html))
 

@@ -6,7 +6,15 @@ import pytest
 
 from keyhole.catalog import Access
 from keyhole.errors import ClientError, Code
-from keyhole.policy.access import check_caller, cors_headers, is_loopback, preflight_headers
+from keyhole.policy.access import (
+    Need,
+    check_caller,
+    cors_headers,
+    is_local_caller,
+    is_loopback,
+    need_of,
+    preflight_headers,
+)
 from keyhole.wire.http import Head
 
 OPEN_TO = "https://app.example.org"
@@ -195,3 +203,36 @@ def test_only_what_can_mean_nothing_else_is_loopback() -> None:
     assert is_loopback("localhost")
     assert not is_loopback(None)
     assert not is_loopback("localhost.")
+
+
+@pytest.mark.parametrize(
+    ("asked", "need"),
+    [
+        ("GET /", Need.NOTHING), ("HEAD /", Need.NOTHING), ("GET /key", Need.NOTHING),
+        ("GET /page/key.js", Need.NOTHING), ("GET /health", Need.NOTHING),
+        ("GET /health/live", Need.NOTHING), ("GET /health/ready", Need.NOTHING),
+        ("OPTIONS /v1/models", Need.NOTHING), ("OPTIONS /nothing", Need.NOTHING),
+        ("GET /metrics", Need.ADMIN_OR_LOCAL), ("HEAD /metrics", Need.ADMIN_OR_LOCAL),
+        ("POST /metrics", Need.KEY), ("POST /", Need.KEY), ("POST /page/x", Need.KEY),
+        ("POST /generate", Need.KEY), ("POST /v1/chat/completions", Need.KEY),
+        ("GET /v1/models", Need.KEY), ("GET /v1/key", Need.KEY), ("GET /info", Need.KEY),
+        ("GET /key/", Need.KEY), ("GET /pagex", Need.KEY), ("GET //", Need.KEY),
+        ("GET /%6bey", Need.KEY), ("GET /nothing", Need.KEY), ("BREW /", Need.KEY),
+        ("GET /healthz", Need.KEY), ("GET /health/live/", Need.KEY),
+        ("GET /admin/v1/keys", Need.ADMIN), ("OPTIONS /admin/v1/keys", Need.ADMIN),
+        ("DELETE /admin/v1/keys/1", Need.ADMIN), ("GET /admin/", Need.ADMIN),
+        ("GET /Admin/v1/keys", Need.KEY), ("GET //admin/v1/keys", Need.KEY),
+    ],
+)  # fmt: skip
+def test_everything_needs_a_key_that_is_not_named(asked: str, need: Need) -> None:
+    method, _, path = asked.partition(" ")
+    assert need_of(Head(method=method, path=path)) is need
+
+
+def test_a_local_caller_is_one_whom_an_open_gateway_would_let_in() -> None:
+    assert is_local_caller(hosted(), ACCESS)
+    assert not is_local_caller(hosted(host=b"evil.example"), ACCESS)
+    assert not is_local_caller(hosted((b"origin", b"https://evil.example")), ACCESS)
+    assert not is_local_caller(hosted((b"x-forwarded-for", b"203.0.113.9")), ACCESS)
+    far = Head(method="GET", path="/", headers=((b"host", b"localhost"),), peer="203.0.113.9")
+    assert not is_local_caller(far, ACCESS)

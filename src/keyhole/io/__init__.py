@@ -1,4 +1,4 @@
-"""The ports made real: the only folder that talks to upstreams, clocks and (later) databases.
+"""The ports made real: the only folder that talks to upstreams, clocks and databases.
 
 From the bottom up; each imports only those above it:
 
@@ -14,4 +14,6 @@ refusals.py   the ring of refused requests, which `explain` reads
 clock.py      time and randomness
 syncing.py    when the disk is asked whether it has what was written
 journal.py    the Journal port: attempts in append-only files
+keys.py       the Keys port, over the mirror that the clerk writes
+admin_key.py  the admin key: from the environment, or made on first need
 """

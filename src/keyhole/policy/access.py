@@ -1,4 +1,6 @@
-"""Who may call while no keys exist: local callers, and no web page that was not named.
+"""Who may call while no keys exist, what needs which key once they do, and CORS.
+
+While there are none: local callers, and no web page that was not named.
 
 An open service on a loopback address can be reached by any page in the user's browser, in two
 ways: by a request from the page's own origin to ours (then the browser sends `Origin`), and by
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from enum import Enum, auto
 from functools import lru_cache
 
 from keyhole.catalog import Access
@@ -32,6 +35,51 @@ _ALLOWED_IF_ASKED = re.compile(
 but for the two of the hosted API."""
 _MAX_ALLOWED = 20
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.\-]+)(?::([0-9]{1,5}))?", re.ASCII)
+
+
+class Need(Enum):
+    """What a request must show once keys have existed."""
+
+    NOTHING = auto()
+    KEY = auto()
+    ADMIN = auto()
+    """The admin key, also while there are no keys."""
+    ADMIN_OR_LOCAL = auto()
+    """The admin key, or a caller on this machine (`is_local_caller`)."""
+
+
+OPEN_PATHS = frozenset({"/", "/key", "/health", "/health/live", "/health/ready"})
+"""Static pages, and whether this process lives: they tell nothing of anybody."""
+OPEN_PREFIX = "/page/"
+ADMIN_PREFIX = "/admin/"
+
+
+def need_of(head: Head) -> Need:
+    """What a request must show; a path that is not known here needs a key, whatever it is.
+
+    OPTIONS needs nothing, because browsers ask without a key before they send one; it tells
+    which methods a path takes.
+    """
+    path, method = head.path, head.method
+    if path.startswith(ADMIN_PREFIX):
+        return Need.ADMIN
+    if method == "OPTIONS":
+        return Need.NOTHING
+    if method in {"GET", "HEAD"}:
+        if path in OPEN_PATHS or path.startswith(OPEN_PREFIX):
+            return Need.NOTHING
+        if path == "/metrics":
+            return Need.ADMIN_OR_LOCAL
+    return Need.KEY
+
+
+def is_local_caller(head: Head, access: Access) -> bool:
+    """Whether a request comes from this machine, and from no web page that was not named."""
+    try:
+        _check_local_caller(head, access)
+    except ClientError:
+        return False
+    return True
 
 
 def check_caller(head: Head, access: Access) -> None:

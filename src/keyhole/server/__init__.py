@@ -14,7 +14,8 @@ app.py       the ASGI application, under any ASGI server
 loop.py      the core in a thread of its own, for doors whose world is threads
 flask.py     a Flask application or blueprint, under any WSGI server
 health.py    alive and ready
-page/        the playground at `/`
+own_key.py   what a key's holder is told of it
+page/        the playground at `/`, and a key's page at `/key`
 metrics.py   what is counted
 log.py       one line per request
 """

@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 from keyhole.errors import ClientError, SetupError
 from keyhole.exchange import Admission, Gateway, body_too_large
+from keyhole.policy.credentials import shows_key
 from keyhole.server.forwarding import AdminDoor
 from keyhole.server.pulled import Pulled
 from keyhole.wire.http import Head, Reply, ReplyStream
@@ -270,6 +271,7 @@ def _head(scope: Message) -> Head:
         path=_path(scope),
         headers=tuple(scope["headers"]),
         peer=_peer(scope),
+        shows_key_in_query=shows_key(scope.get("query_string", b"")),
     )
 
 

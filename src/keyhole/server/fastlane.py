@@ -16,6 +16,7 @@ from typing import Any
 from keyhole.eager import Eager
 from keyhole.errors import ClientError, Code, KeyholeError
 from keyhole.exchange import Admission, body_too_large
+from keyhole.policy.credentials import shows_key
 from keyhole.server.app import UNKNOWN_PEER
 from keyhole.server.heads import KnownHead
 from keyhole.server.strict import NEVER_AWAITED, StrictProtocol
@@ -101,12 +102,19 @@ class FastLane(StrictProtocol):
 
     def take_head(self, method: bytes) -> None:
         """Serve a request whose head is complete: here if it is hot, through ASGI otherwise."""
-        path = self.url.partition(b"?")[0].decode("latin-1")
+        raw_path, _, query = self.url.partition(b"?")
+        path = raw_path.decode("latin-1")
         if method != b"POST" or not self.edge.gateway.is_hot(path):
             super().take_head(method)
             return
         newest, parser = self.cycle, self.parser
-        head = Head(method="POST", path=path, headers=tuple(self.headers), peer=self.peer)
+        head = Head(
+            method="POST",
+            path=path,
+            headers=tuple(self.headers),
+            peer=self.peer,
+            shows_key_in_query=query != b"" and shows_key(query),
+        )
         is_http_1_0 = parser.get_http_version() == "1.0"
         self.cycle = cycle = HotCycle(
             self,

@@ -27,6 +27,7 @@ import msgspec
 
 from keyhole.errors import ClientError, Code, GatewayError, SetupError
 from keyhole.exchange import Admission, Gateway, body_too_large
+from keyhole.policy.credentials import shows_key
 from keyhole.server.app import LINGER_BYTES, UNKNOWN_PEER, Lifespan
 from keyhole.server.loop import Body, ThreadedGateway
 from keyhole.wire.http import JSON, Head, Reply
@@ -269,6 +270,7 @@ def _head(environ: Environ, below_prefix: str) -> Head:
         path=_path(environ, below_prefix),
         headers=tuple(headers),
         peer=_peer(environ),
+        shows_key_in_query=shows_key(environ.get("QUERY_STRING", "").encode("latin-1", "replace")),
     )
 
 

@@ -11,5 +11,6 @@ ids.py      the exchange's identity
 keys.py     a virtual key, as everybody but its holder sees it
 books.py    what the books say of an attempt
 lines.py    the journal's lines and file names
+mirror.py   the keys' mirror: what the clerk writes for the workers
 amounts.py  budgets and durations as people write them
 """

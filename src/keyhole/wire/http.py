@@ -25,6 +25,8 @@ class Head(Struct, frozen=True, kw_only=True):
     """Names in lower case, in the order they came, repeats included."""
     peer: str | None = None
     """The caller's IP address; None for a Unix socket."""
+    shows_key_in_query: bool = False
+    """Whether the query, which is not kept, held something like a key."""
 
     def values(self, name: bytes) -> list[bytes]:
         """Every value of a header; `name` in lower case."""

@@ -17,8 +17,11 @@ PREFIX = "kh_"
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 SECRET_CHARS = 43
 """Base 62: 256 bits."""
+SECRET_BYTES = 32
 CHECKSUM_CHARS = 6
 """The CRC-32 of the prefix and the secret, in base 62: tells a mistyped key from an unknown one."""
+
+KEY_CHARS = len(PREFIX) + SECRET_CHARS + CHECKSUM_CHARS
 
 Period = Literal["hour", "day", "month"]
 
@@ -80,6 +83,19 @@ class Key(Struct, frozen=True, kw_only=True):
     """The id of its successor; it lives on until `expires_at_ms`."""
 
 
+class LiveKey(Struct, weakref=True, eq=False):
+    """A key as a worker holds it: one object for everybody who uses it, kept up to date.
+
+    Whoever keeps it, for a stream or a head that comes again, compares one number with the time
+    to learn whether the key still lets in. `key` is replaced where its limits change.
+    """
+
+    key: Key | None
+    """None where no key is needed, because there never was one."""
+    good_until_ms: float
+    """Milliseconds since 1970; infinity without an end, 0 once it is revoked, removed or over."""
+
+
 def checksum(body: str) -> str:
     """The six last characters of a key, from all that stand before them."""
     number, digits = zlib.crc32(body.encode()), []
@@ -90,7 +106,9 @@ def checksum(body: str) -> str:
 
 
 def secret_from(random_bytes: bytes) -> str:
-    """A key's secret, from at least 32 bytes that nobody can guess."""
+    """A key's secret, from at least 32 bytes that nobody can guess; ValueError for fewer."""
+    if len(random_bytes) < SECRET_BYTES:
+        raise ValueError(f"a key needs {SECRET_BYTES} random bytes, not {len(random_bytes)}")
     number, digits = int.from_bytes(random_bytes), []
     for _ in range(SECRET_CHARS):
         number, digit = divmod(number, len(ALPHABET))

@@ -11,6 +11,7 @@ escape in a path.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import unquote
 
@@ -98,14 +99,31 @@ def models_page(catalog: Catalog, created_unix_s: int) -> Page:
     """
 
     def show(head: Head) -> Reply:
-        name = unquote(head.path.removeprefix(MODELS_PATH).removeprefix("/"))
-        if name:
-            return _reply(_model(_known(catalog, name), created_unix_s))
-        names = [route.name for route in catalog.routes if not route.is_pattern]
-        models = [_model(name, created_unix_s) for name in names]
-        return _reply({"object": "list", "data": models})
+        return show_models(head, catalog, created_unix_s)
 
     return show
+
+
+def show_models(
+    head: Head,
+    catalog: Catalog,
+    created_unix_s: int,
+    *,
+    may_use: Callable[[str], bool] = lambda _: True,
+    named: Iterable[str] = (),
+) -> Reply:
+    """The reply of that page to somebody who may use only some models, and hears of no others.
+
+    `named` are names beside those of routes, such as the ones that a key was given; those that a
+    pattern answers for are in the list too. Raises ClientError (404).
+    """
+    name = unquote(head.path.removeprefix(MODELS_PATH).removeprefix("/"))
+    if name:
+        return _reply(_model(_known(catalog, name, may_use), created_unix_s))
+    names = [route.name for route in catalog.routes if not route.is_pattern]
+    names += [n for n in named if "*" not in n and n not in names and catalog.find(n) is not None]
+    models = [_model(name, created_unix_s) for name in names if may_use(name)]
+    return _reply({"object": "list", "data": models})
 
 
 def _choices(call: Call, answer: Answer, *, is_chat: bool) -> list[dict[str, Any]]:
@@ -137,8 +155,8 @@ def _prompts(call: Call, answer: Answer) -> list[str]:
     return [str(prompt) for prompt, row in zip(prompts, rows, strict=True) for _ in row]
 
 
-def _known(catalog: Catalog, name: str) -> str:
-    if not is_model_name(name) or catalog.find(name) is None:
+def _known(catalog: Catalog, name: str, may_use: Callable[[str], bool]) -> str:
+    if not is_model_name(name) or not may_use(name) or catalog.find(name) is None:
         shown = f" '{name}'" if is_model_name(name) else " of that name"
         raise ClientError(
             Code.MODEL_NOT_FOUND,

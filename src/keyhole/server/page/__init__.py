@@ -1,6 +1,6 @@
-"""The playground at `/`: one page, its files beside this one, sent as they are.
+"""The playground at `/`, and a key's page at `/key`: their files beside this one, as they are.
 
-A browser (its Accept names text/html) gets the page; anybody else who asks for `/` gets the
+At `/` a browser (its Accept names text/html) gets the page; anybody else who asks for `/` gets the
 empty 200 that a TGI server gives there. Nothing is made at run time: what the page knows it
 asks over the same paths as every other client. It keeps nothing, so there is no cookie to set.
 
@@ -11,6 +11,10 @@ stream.js    one call of POST /generate, frame by frame
 timing.js    time to first token, and the rate
 snippets.js  the same call in other languages
 icon.svg     a keyhole
+
+key.html     what a key has left, for whoever holds it
+key.css      what it has beside style.css
+key.js       asks GET /v1/key, and shows what is told
 
 The policy lets nothing run, load or be called that is not one of these files or Keyhole itself
 (Content Security Policy Level 3, https://www.w3.org/TR/CSP3/, read 2026-11). Addresses in the
@@ -43,12 +47,16 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-_FILES = ("app.js", "call.js", "icon.svg", "snippets.js", "stream.js", "style.css", "timing.js")
+_FILES = (
+    *("app.js", "call.js", "icon.svg", "key.css", "key.js"),
+    *("snippets.js", "stream.js", "style.css", "timing.js"),
+)
 
 
 def pages() -> Mapping[str, Page]:
-    """The page and its files by their paths; the files are read here, once."""
-    return {"/": _root(_file("index.html"))} | {f"/page/{name}": _file(name) for name in _FILES}
+    """The pages and their files by their paths; the files are read here, once."""
+    html = {"/": _root(_file("index.html")), "/key": _file("key.html")}
+    return html | {f"/page/{name}": _file(name) for name in _FILES}
 
 
 def _root(html: Page) -> Page:
