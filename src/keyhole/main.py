@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,11 @@ from keyhole.dialects.tgi_client import (
 from keyhole.engine.library import Library
 from keyhole.errors import SetupError
 from keyhole.exchange import Gateway, Parts
+from keyhole.io.admin_key import load_admin_key
 from keyhole.io.clock import SystemClock
 from keyhole.io.transport import PooledTransport
 from keyhole.outbox import Outbox
+from keyhole.policy.credentials import check_admin
 from keyhole.policy.paths import Paths
 from keyhole.ports import Observer, Transport
 from keyhole.server import page as playground
@@ -166,6 +169,7 @@ async def open_runtime(
     *,
     keeps_engine: bool = True,
     keeps_clerk: bool = False,
+    serves_admin: bool = False,
     is_local_only: bool = True,
     observers: Sequence[Observer] | None = None,
 ) -> AsyncIterator[Runtime]:
@@ -199,6 +203,7 @@ async def open_runtime(
     keeper = engine_keeper(settings, say) if keeps_engine else None
     ready = asyncio.Event()
     clerk = clerk_keeper(settings, say, ready) if keeps_clerk else None
+    admin = admin_door(settings, transport, parts.observer) if serves_admin else None
     async with _beside(keeper), _beside(clerk, until=ready):
         try:
             yield Runtime(
@@ -207,6 +212,7 @@ async def open_runtime(
                 readiness=readiness,
                 transport=transport,
                 outbox=outbox,
+                admin=admin,
             )
         finally:
             await transport.aclose()
@@ -234,6 +240,19 @@ def engine_keeper(settings: Settings, say: Say) -> Coroutine[None, None, None] |
         environ=_engine_environ(settings),
     )
     return keep_alone(command, settings.data / "engine.lock", say)
+
+
+def admin_door(settings: Settings, transport: Transport, observer: Observer) -> AdminDoor:
+    """The way to the admin interface; raises SetupError where there can be no admin key."""
+    make_data_dir(settings.data)
+    admin_key = load_admin_key(settings.data, os.environ)
+    return AdminDoor(
+        transport=transport,
+        socket=clerk_socket(settings.data),
+        check=partial(check_admin, is_admin_key=admin_key.matches),
+        observer=observer,
+        clock=SystemClock(),
+    )
 
 
 def clerk_keeper(settings: Settings, say: Say, ready: asyncio.Event) -> Coroutine[None, None, None]:

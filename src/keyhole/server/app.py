@@ -53,7 +53,9 @@ def create_app() -> AsgiDoor:
     async def lifespan() -> AsyncIterator[Gateway]:
         from keyhole import main  # noqa: PLC0415  # the composition root stands above this layer
 
-        async with main.open_runtime(main.load_settings(), keeps_clerk=True) as runtime:
+        async with main.open_runtime(
+            main.load_settings(), keeps_clerk=True, serves_admin=True
+        ) as runtime:
             door.admin = runtime.admin
             yield runtime.gateway
 
