@@ -14,12 +14,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from keyhole.errors import Code, GatewayError, SetupError
-from keyhole.io.journal import RETRY_S, Disk, FileJournal, JournalSettings
+from keyhole.io.journal import RETRY_S, Disk, FileJournal, JournalSettings, ZeroingDisk
 from keyhole.ledger.segments import Segment, list_segments
 from keyhole.wire.books import Intent, Receipt
 from keyhole.wire.lines import UNFINISHED, Line, encode_line, read_name
@@ -35,7 +34,8 @@ class FailingDisk(Disk):
     def __init__(self) -> None:
         self.is_full = False
         self.write_error: int | None = None
-        self.short_by = 0
+        self.next_write: str | None = None
+        """How the next write alone goes: "short" or "error"."""
         self.allocations = 0
         self.written: list[tuple[int, int]] = []
         self.sync_errors: list[int] = []
@@ -48,7 +48,10 @@ class FailingDisk(Disk):
         self.written.append((descriptor, offset))
         if self.write_error is not None:
             raise OSError(self.write_error, os.strerror(self.write_error))
-        return os.pwrite(descriptor, data[: len(data) - self.short_by], offset)
+        failure, self.next_write = self.next_write, None
+        if failure == "error":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return os.pwrite(descriptor, data[:-1] if failure == "short" else data, offset)
 
     def allocate(self, descriptor: int, size: int) -> None:
         self.allocations += 1
@@ -210,6 +213,9 @@ def test_a_full_disk_refuses_attempts_and_loses_no_receipt(desk: Desk) -> None:
     with contextlib.suppress(GatewayError):
         for last in range(1000, 2000):
             journal.intend(intent(last))
+    assert 1000 < last < 1999, "some fit where receipts were shorter than what was kept"
+    assert "No space left on device" in refused(journal, last).message
+    assert len(desk.said) == 1
     disk.is_full = False
     refused(journal, last)  # until it is tried again
     desk.clock.now_s += RETRY_S
@@ -300,21 +306,13 @@ def test_after_a_failed_write_a_new_segment_begins(desk: Desk, failure: str) -> 
     journal = desk.open(disk=disk)
     journal.intend(intent(1))
     journal.intend(intent(2))
-    broken, end = disk.written[-1]
-    real = disk.pwrite
-
-    def once(*args: Any) -> int:
-        disk.pwrite = real  # type: ignore[method-assign]
-        journal._pwrite = real
-        if failure == "short":
-            return os.pwrite(args[0], args[1][:-1], args[2])
-        raise OSError(errno.EIO, "Input/output error")
-
-    journal._pwrite = once
+    broken, _ = disk.written[-1]
+    disk.next_write = failure
     journal.settle(receipt(1))
-    assert (broken, end + INTENT_BYTES) not in disk.written
+    count = len(disk.written)
     journal.settle(receipt(2))
     journal.intend(intent(3))
+    assert broken not in {descriptor for descriptor, _ in disk.written[count:]}
     names = list_segments(desk.directory)
     pieces = []
     for name in names:
@@ -506,12 +504,10 @@ def test_a_segment_that_the_clerk_takes_away_while_it_is_made_is_made_again(desk
     assert desk.said == []
 
 
-def test_where_nothing_can_be_allocated_ahead_zeros_are_written(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_nothing_can_be_allocated_ahead_zeros_are_written(desk: Desk) -> None:
     """As on macOS."""
-    monkeypatch.delattr(os, "posix_fallocate", raising=False)
-    journal = desk.open(JournalSettings(fsync="never", segment_bytes=600_000))
+    settings = JournalSettings(fsync="never", segment_bytes=600_000)
+    journal = desk.open(settings, disk=ZeroingDisk())
     journal.intend(intent(1))
     assert desk.sizes() == [600_000]
     assert desk.read() == [intent(1)]

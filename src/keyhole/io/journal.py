@@ -77,12 +77,7 @@ class Disk:
 
     def allocate(self, descriptor: int, size: int) -> None:
         """Make an empty file that long, of zeros whose place on the disk is certain."""
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, 0, size)
-            return
-        done = 0
-        while done < size:  # macOS
-            done += os.pwrite(descriptor, _ZEROS[: size - done], done)
+        os.posix_fallocate(descriptor, 0, size)
 
     def sync(self, descriptor: int) -> None:
         """Return when what was written to a file or directory is on the disk."""
@@ -90,6 +85,16 @@ class Disk:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
         else:
             os.fdatasync(descriptor)
+
+
+class ZeroingDisk(Disk):
+    """One of a system that allocates nothing ahead: macOS."""
+
+    def allocate(self, descriptor: int, size: int) -> None:
+        """As Disk says."""
+        done = 0
+        while done < size:
+            done += os.pwrite(descriptor, _ZEROS[: size - done], done)
 
 
 class _Segment:
@@ -142,7 +147,7 @@ class FileJournal:
         self._settings = settings
         self._clock = clock
         self._say = say
-        self._disk = disk or Disk()
+        self._disk = disk or (Disk() if hasattr(os, "posix_fallocate") else ZeroingDisk())
         self._pwrite = self._disk.pwrite
         self._name = SegmentName(node, clock.unix_ms(), os.getpid(), 0)
         self._segment = _Segment(-1, 0)
@@ -160,6 +165,9 @@ class FileJournal:
         self._retry_at_s = 0.0
         self._trouble: str | None = None
         """Why attempts are refused; None while they are not."""
+        self._troubled = self._segment
+        """The segment that was written when the trouble began. Receipts leave a little of the
+        room that was kept for them, so some attempts may still fit: that is no end of it."""
         self._is_closed = False
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -200,7 +208,7 @@ class FileJournal:
         written.open += 1
         self._kept += kept
         self._open[(intent.exchange_id, intent.attempt)] = (written, kept)
-        if self._trouble is not None:
+        if self._trouble is not None and written is not self._troubled:
             self._end_trouble()
 
     def progress(self, progress: Progress) -> None:
@@ -310,7 +318,7 @@ class FileJournal:
                 return
             self._unwritten.popleft()
             self._forget(held)
-        if self._trouble is not None:
+        if self._trouble is not None and self._segment is not self._troubled:
             self._end_trouble()
 
     def _try_again_later(self) -> None:
@@ -463,7 +471,7 @@ class FileJournal:
         self._retry_at_s = self._clock.monotonic() + RETRY_S
         if self._trouble is None:
             self._say(f"The journal cannot be written, so requests are refused: {reason}.")
-        self._trouble = reason
+        self._trouble, self._troubled = reason, self._segment
 
     def _end_trouble(self) -> None:
         self._trouble = None
