@@ -230,7 +230,8 @@ class Counters(Protocol):
     def scopes(self, key: Key | None) -> Scopes:
         """Where a request of this key counts: the key's own limits and its group's; maybe nowhere.
 
-        To be asked for each request and not kept: what nobody uses is forgotten.
+        To be asked right before `hold`, without awaiting in between, and not kept: what nobody
+        uses is forgotten.
         """
         ...
 

@@ -208,7 +208,10 @@ _CORS = (
         "access-control-expose-headers",
         (
             "x-request-id, x-keyhole-model, x-keyhole-translated, retry-after, x-should-retry,"
-            " x-error-code, x-error-message"
+            " x-error-code, x-error-message, ratelimit, ratelimit-policy,"
+            " x-ratelimit-limit-requests, x-ratelimit-remaining-requests,"
+            " x-ratelimit-reset-requests, x-ratelimit-limit-tokens,"
+            " x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
         ),
     ),
 )

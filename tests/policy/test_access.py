@@ -197,6 +197,7 @@ def test_a_page_may_read_what_the_sdks_read() -> None:
     told = dict(cors_headers(hosted((b"origin", OPEN_TO.encode())), ACCESS))
     names = told["access-control-expose-headers"].split(", ")
     assert {"x-request-id", "x-should-retry", "x-error-code", "x-error-message"} <= set(names)
+    assert {"ratelimit", "ratelimit-policy", "x-ratelimit-remaining-tokens"} <= set(names)
 
 
 def test_only_what_can_mean_nothing_else_is_loopback() -> None:

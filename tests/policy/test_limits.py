@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from keyhole.policy.limit_words import refusal
 from keyhole.policy.limits import (
     FOREVER_MS,
     MINUTE_MS,
@@ -140,7 +141,9 @@ def test_negative_usage_gives_nothing_back_beyond_the_hold() -> None:
 
 def test_a_request_that_costs_nothing_passes_a_spent_budget() -> None:
     key = tally(budget=usd(10))
-    assert take((key,), Bound(1, 1, 10), NOW, 1) is not None
+    hold = take((key,), Bound(1, 1, 10), NOW, 1)
+    assert hold is not None
+    settle(hold, 2, 11)
     assert take((key,), Bound(1, 1, 1), NOW, 2) is None
     assert take((key,), Bound(1, 1, 0), NOW, 3) is not None
 
@@ -278,6 +281,16 @@ class LimitsMachine(RuleBasedStateMachine):
         assert (hold is not None) == fits
         if hold is not None:
             self.entries.append(Entry(hold, bound, self.minute, self.day))
+            return
+        error = refusal((self.tally,), bound, self.now_ms)
+        assert error.status == (400 if self.never_fits(bound) else 429)
+        assert error.retry_after_s is None or 1 <= error.retry_after_s <= 60
+        assert error.status == 429 or error.retry_after_s is None
+
+    def never_fits(self, bound: Bound) -> bool:
+        assert self.limits.budget is not None
+        tokens = bound.prompt_tokens + bound.completion_tokens
+        return tokens > self.limits.tpm or bound.cost_microusd > self.limits.budget.amount
 
     def fits(self, bound: Bound) -> bool:
         requests, tokens, running, spent = self.sums()
