@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import keys
 from keyhole.catalog import AS_ASKED, Access, Catalog, Route, Target, Upstream
 from keyhole.dialects.generate import GenerateDialect
 from keyhole.errors import ClientError, Code, UpstreamError
@@ -489,3 +490,28 @@ class TestHeaders:
         reply = world().admit(path="/x", headers=headers)
         assert isinstance(reply, Reply)
         assert dict(reply.headers)["access-control-allow-origin"] == "https://a.example"
+
+
+async def test_a_key_in_a_path_is_not_logged() -> None:
+    here = world()
+    assert isinstance(here.admit(path=f"/models/{keys.secret(1)}"), Reply)
+    assert here.record.path == "/models/***"
+
+
+async def test_a_head_that_is_known_again_is_logged_as_the_first_time() -> None:
+    here = world()
+    admission = here.admit()
+    assert isinstance(admission, Admission)
+    admission.record.path = "/models/***"
+    again = here.gateway.admit_again(admission)
+    assert again.record.path == "/models/***"
+    here.gateway.left(admission)
+    here.gateway.left(again)
+
+
+async def test_a_401_says_which_scheme_is_wanted() -> None:
+    here = world()
+    admission = here.admit()
+    assert isinstance(admission, Admission)
+    reply = here.gateway.refuse(admission, ClientError(Code.KEY_MISSING, "No.", status=401))
+    assert ("www-authenticate", "Bearer") in reply.headers

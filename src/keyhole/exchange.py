@@ -24,6 +24,7 @@ from keyhole.dialects.base import ClientDialect
 from keyhole.eager import be_a_task
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
 from keyhole.policy.access import check_caller, cors_headers, preflight_headers
+from keyhole.policy.credentials import mask_keys
 from keyhole.policy.paths import Paths, Place, check_method
 from keyhole.policy.routing import (
     ask_again_after_s,
@@ -140,8 +141,9 @@ class Gateway:
         It comes from the same caller, and its body is not longer than `max_body_bytes`: what was
         decided from the head alone is still decided.
         """
+        record = earlier.record
         return self._admission(
-            earlier.head, earlier.place_of_path, earlier.record.client_request_id
+            earlier.head, record.path, earlier.place_of_path, record.client_request_id
         )
 
     async def run(self, admission: Admission, body: bytes) -> Reply:
@@ -182,14 +184,17 @@ class Gateway:
 
     def _begin(self, head: Head) -> Admission:
         place = self._parts.paths.find(head.path)
-        return self._admission(head, place, sane_request_id(head.first(b"x-request-id")))
+        client_request_id = sane_request_id(head.first(b"x-request-id"))
+        return self._admission(head, mask_keys(head.path), place, client_request_id)
 
-    def _admission(self, head: Head, place: Place, client_request_id: str | None) -> Admission:
+    def _admission(
+        self, head: Head, shown_path: str, place: Place, client_request_id: str | None
+    ) -> Admission:
         parts = self._parts
         clock = parts.clock
         unix_ms = clock.unix_ms()
         request_id = uuid7(unix_ms, clock.random_hex(19))
-        record = AccessRecord(request_id, unix_ms, head.method, head.path, client_request_id)
+        record = AccessRecord(request_id, unix_ms, head.method, shown_path, client_request_id)
         parts.observer.began(record)
         return Admission(head, place, place, record, clock.monotonic(), parts.max_body_bytes)
 

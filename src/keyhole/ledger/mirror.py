@@ -112,6 +112,7 @@ class Mirror:
             self._put_meta(version, have_existed=have_existed, looked_at_ms=looked_at_ms)
         with contextlib.suppress(sqlite3.Error):  # a reader is in the way; another time
             self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._rows("PRAGMA shrink_memory")
 
     def update(
         self,
@@ -217,7 +218,7 @@ class Mirror:
         os.close(descriptor)
         database = sqlite3.connect(self._path, isolation_level=None, timeout=5)
         self._database = database
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -32768"):
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536"):
             database.execute(f"PRAGMA {pragma}").fetchall()
 
     def _is_opened_fit(self) -> bool:

@@ -51,6 +51,8 @@ def shows_key(query: bytes) -> bool:
 
 def mask_keys(path: str) -> str:
     """A path without what looks like a key, for the log."""
+    if "_" not in path and "%" not in path:
+        return path
     masked = _KEY_LIKE.sub(_MASK, path)
     return _MASK if _is_key_in(masked) else masked  # one that is written with escapes
 

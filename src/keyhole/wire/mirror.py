@@ -35,11 +35,11 @@ CREATE TABLE meta (
     looked_at_ms INTEGER NOT NULL
 );
 CREATE TABLE keys (
-    digest BLOB PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,
     group_name TEXT,
     value BLOB,
     version INTEGER NOT NULL
-) WITHOUT ROWID;
+);
 CREATE INDEX keys_by_version ON keys (version);
 CREATE TABLE groups (
     name TEXT PRIMARY KEY,

@@ -19,6 +19,7 @@ class AccessRecord(Struct):
     """When its head had come, in milliseconds since 1970, UTC."""
     method: str
     path: str
+    """As it came, but for what looks like a key."""
     client_request_id: str | None = None
     """The client's own x-request-id, if it sent a sane one."""
     status: int = 0
