@@ -179,10 +179,17 @@ OF_KEYS = {
 }
 """Forced in policy/test_credentials.py and io/test_mirrored_keys.py, where the steps are that
 raise them; the exchange does not take these steps yet."""
-OTHERWISE = {Code.INTERNAL_ERROR, Code.SHUTTING_DOWN, *BROKEN_OFF, *OF_KEYS}
+OF_THE_ADMIN = {
+    *(Code.CLERK_UNAVAILABLE, Code.EXCHANGE_NOT_FOUND, Code.KEY_NOT_FOUND, Code.NAME_TAKEN),
+    *(Code.LEDGER_UNAVAILABLE, Code.JOURNAL_FULL),
+}
+"""Forced in server/test_forwarding.py, server/test_admin.py, ledger/ and io/test_journal.py."""
+OTHERWISE = {
+    *(Code.INTERNAL_ERROR, Code.SHUTTING_DOWN),
+    *(*BROKEN_OFF, *OF_KEYS, *OF_THE_ADMIN),
+}
 """Forced by tests of their own, below or elsewhere."""
 NOT_YET = {
-    Code.JOURNAL_FULL,
     *(Code.BUDGET_SPENT, Code.CONCURRENCY_LIMITED, Code.OVER_LIMIT, Code.PRICE_UNKNOWN),
     *(Code.REQUESTS_LIMITED, Code.TOKENS_LIMITED),
 }

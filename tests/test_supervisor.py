@@ -14,11 +14,15 @@ import pytest
 
 from keyhole.errors import SetupError
 from keyhole.supervisor import (
+    CANNOT_START,
     GIVE_UP_AFTER,
     MAX_PAUSE_S,
+    Child,
     Command,
-    keep_engine,
+    keep_after,
+    keep_alone,
     keep_running,
+    locked,
     pause_s,
     python_module,
 )
@@ -145,7 +149,7 @@ async def test_of_two_keepers_one_runs_the_engine_and_the_other_takes_over(
 ):
     lock = tmp_path / "engine.lock"
     keepers = [
-        asyncio.ensure_future(keep_engine(children.command(LIVES), lock, children.said.append))
+        asyncio.ensure_future(keep_alone(children.command(LIVES), lock, children.said.append))
         for _ in range(2)
     ]
     first = await children.started(1)
@@ -162,7 +166,7 @@ async def test_of_two_keepers_one_runs_the_engine_and_the_other_takes_over(
 
 async def test_a_lock_that_cannot_be_used(children: Children, tmp_path: Path):
     with pytest.raises(SetupError, match=r"The lock .* cannot be used"):
-        await keep_engine(children.command(LIVES), tmp_path, children.said.append)
+        await keep_alone(children.command(LIVES), tmp_path, children.said.append)
     assert children.pids() == []
 
 
@@ -175,3 +179,42 @@ def test_a_module_is_run_without_the_working_directory_in_its_path():
         "keyhole.worker",
         "--fd=3",
     ]
+
+
+async def test_a_child_that_cannot_start_is_not_started_again(children: Children):
+    code = f"import sys; sys.exit({CANNOT_START})"
+    with pytest.raises(SetupError, match="cannot start"):
+        await keep_running(children.command(code), children.said.append)
+    assert children.said == []
+
+
+async def test_a_child_says_that_it_is_ready(children: Children):
+    """And whoever waits for that begins only then."""
+    ready, begun = asyncio.Event(), asyncio.Event()
+
+    async def begin() -> None:
+        begun.set()
+
+    command = children.command(f"print('ready', flush=True); {LIVES}", on_ready=ready.set)
+    after = asyncio.ensure_future(keep_after(ready, begin()))
+    await asyncio.sleep(0)
+    assert not begun.is_set()
+    keeping = asyncio.ensure_future(keep_running(command, children.said.append))
+    async with asyncio.timeout(PATIENCE_S):
+        await begun.wait()
+    await end(keeping)
+    await after
+
+
+async def test_the_lock_is_held_as_long_as_the_child_lives(children: Children, tmp_path: Path):
+    """A parent that is killed leaves it to the child, which may still be at work."""
+    lock = tmp_path / "lock"
+    with locked(lock) as descriptor:
+        assert descriptor is not None
+        command = children.command(LIVES, inherited=(descriptor,))
+        child = Child(command)
+    with locked(lock) as taken:
+        assert taken is None
+    await child.stop()
+    with locked(lock) as taken:
+        assert taken is not None

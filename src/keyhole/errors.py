@@ -26,6 +26,7 @@ class Code(StrEnum):
     BUDGET_SPENT = "budget_spent"
     CALLER_NOT_LOCAL = "caller_not_local"
     CONCURRENCY_LIMITED = "concurrency_limited"
+    EXCHANGE_NOT_FOUND = "exchange_not_found"
     HOST_NOT_ALLOWED = "host_not_allowed"
     INVALID_INPUT = "invalid_input"
     INVALID_JSON = "invalid_json"
@@ -47,8 +48,8 @@ class Code(StrEnum):
     MODEL_NOT_FOUND = "model_not_found"
     NOT_A_KEY = "not_a_key"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
-    OVER_LIMIT = "over_limit"
     NAME_TAKEN = "name_taken"
+    OVER_LIMIT = "over_limit"
     PATH_NOT_FOUND = "path_not_found"
     PRICE_UNKNOWN = "price_unknown"
     REQUESTS_LIMITED = "requests_limited"
@@ -77,6 +78,7 @@ class Code(StrEnum):
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
 
     # Keyhole's own
+    CLERK_UNAVAILABLE = "clerk_unavailable"
     INTERNAL_ERROR = "internal_error"
     JOURNAL_FULL = "journal_full"
     KEYS_UNAVAILABLE = "keys_unavailable"

@@ -14,7 +14,9 @@ import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -44,20 +46,28 @@ from keyhole.dialects.tgi_client import (
 from keyhole.engine.library import Library
 from keyhole.errors import SetupError
 from keyhole.exchange import Gateway, Parts
+from keyhole.io.admin_key import load_admin_key
 from keyhole.io.clock import SystemClock
 from keyhole.io.transport import PooledTransport
 from keyhole.outbox import Outbox
+from keyhole.policy.credentials import check_admin
 from keyhole.policy.paths import Paths
 from keyhole.ports import Observer, Transport
 from keyhole.server import page as playground
+from keyhole.server.forwarding import AdminDoor
 from keyhole.server.health import Readiness
 from keyhole.server.log import AccessLog, Observers
 from keyhole.server.metrics import Metrics
-from keyhole.supervisor import Command, Say, keep_engine, python_module
+from keyhole.supervisor import Command, Say, keep_alone, python_module
 from keyhole.wire.http import Head, Page, Reply
+
+if TYPE_CHECKING:
+    from keyhole.ledger.database import Database
 
 _ENGINE_VARIABLES = {"PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH"}
 _ENGINE_PREFIXES = ("LC_", "PYTHON", "OPENBLAS_", "OMP_", "MKL_", "VECLIB_", "COVERAGE_")
+_CLERK_STOPS_WITHIN_S = 15.0
+"""A batch of the journal takes a second or two on a slow disk; none is lost when it is killed."""
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -149,6 +159,8 @@ class Runtime(Struct, kw_only=True):
     readiness: Readiness
     transport: Transport
     outbox: Outbox
+    admin: AdminDoor | None = None
+    """The way to the admin interface."""
 
 
 @asynccontextmanager
@@ -156,13 +168,16 @@ async def open_runtime(
     settings: Settings,
     *,
     keeps_engine: bool = True,
+    keeps_clerk: bool = False,
+    serves_admin: bool = False,
     is_local_only: bool = True,
     observers: Sequence[Observer] | None = None,
 ) -> AsyncIterator[Runtime]:
     """A gateway on the running loop, with an engine beside it where a route needs one.
 
-    `keeps_engine` is False where a supervisor runs the engine. Without `observers` of its own
-    it writes the access log to standard error. Raises SetupError.
+    `keeps_engine` is False where a supervisor runs the engine; `keeps_clerk` is True for a door
+    that serves without one: it is then waited for, because the keys come from it. Without
+    `observers` of its own it writes the access log to standard error. Raises SetupError.
     """
     metrics, readiness = Metrics(), Readiness()
     outbox = Outbox()
@@ -186,7 +201,10 @@ async def open_runtime(
         tells_texts=settings.log.texts,
     )
     keeper = engine_keeper(settings, say) if keeps_engine else None
-    async with _beside(keeper):
+    ready = asyncio.Event()
+    clerk = clerk_keeper(settings, say, ready) if keeps_clerk else None
+    admin = admin_door(settings, transport, parts.observer) if serves_admin else None
+    async with _beside(keeper), _beside(clerk, until=ready):
         try:
             yield Runtime(
                 settings=settings,
@@ -194,6 +212,7 @@ async def open_runtime(
                 readiness=readiness,
                 transport=transport,
                 outbox=outbox,
+                admin=admin,
             )
         finally:
             await transport.aclose()
@@ -220,7 +239,72 @@ def engine_keeper(settings: Settings, say: Say) -> Coroutine[None, None, None] |
         ),
         environ=_engine_environ(settings),
     )
-    return keep_engine(command, settings.data / "engine.lock", say)
+    return keep_alone(command, settings.data / "engine.lock", say)
+
+
+def admin_door(settings: Settings, transport: Transport, observer: Observer) -> AdminDoor:
+    """The way to the admin interface; raises SetupError where there can be no admin key."""
+    make_data_dir(settings.data)
+    admin_key = load_admin_key(settings.data, os.environ)
+    return AdminDoor(
+        transport=transport,
+        socket=clerk_socket(settings.data),
+        check=partial(check_admin, is_admin_key=admin_key.matches),
+        observer=observer,
+        clock=SystemClock(),
+    )
+
+
+def clerk_keeper(settings: Settings, say: Say, ready: asyncio.Event) -> Coroutine[None, None, None]:
+    """What keeps the clerk running; `ready` is set once one is at work, this one's or another's.
+
+    A clerk is at work when the ledger's tables are as they should be, or its database is away:
+    it goes on trying then, and keys come from the mirror.
+    """
+    make_data_dir(settings.data)
+    command = Command(
+        name="clerk",
+        arguments=python_module("keyhole.clerk", "--locked", *place_options(settings)),
+        environ=os.environ,
+        stop_within_s=_CLERK_STOPS_WITHIN_S,
+        on_ready=ready.set,
+    )
+    return keep_alone(command, clerk_lock(settings.data), say, when_held=ready.set)
+
+
+def open_database(settings: Settings) -> Database:
+    """The ledger's database, not yet connected to; raises SetupError for a bad `ledger.url`."""
+    from keyhole.ledger.database import Database, ledger_url  # noqa: PLC0415  # no worker's
+
+    url = settings.ledger.url
+    return Database(ledger_url(None if url is None else url.reveal(), settings.data))
+
+
+def journal_dir(data: Path) -> Path:
+    """Where workers write their journals."""
+    return data / "journal"
+
+
+def clerk_socket(data: Path) -> Path:
+    """Where the clerk serves the admin interface; as short a path as the engine's has to be."""
+    return engine_socket(data, os.environ).with_name(
+        engine_socket(data, os.environ)
+        .name.replace("engine", "clerk")
+        .replace("keyhole-", "clerk-")
+    )
+
+
+def clerk_lock(data: Path) -> Path:
+    """What whoever writes to the ledger from the journal holds."""
+    return data / "clerk.lock"
+
+
+def place_options(settings: Settings) -> list[str]:
+    """The options that make a child find the same configuration and state."""
+    options = [f"--data={settings.data}"]
+    if settings.config_path is not None:
+        options.append(f"--config={settings.config_path}")
+    return options
 
 
 def _make_socket_dir(folder: Path) -> None:
@@ -261,19 +345,38 @@ def _engine_environ(settings: Settings) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def _beside(keeper: Coroutine[None, None, None] | None) -> AsyncIterator[None]:
-    """Run a keeper while the body runs, and say what it gave up with."""
+async def _beside(
+    keeper: Coroutine[None, None, None] | None, *, until: asyncio.Event | None = None
+) -> AsyncIterator[None]:
+    """Run a keeper while the body runs, and say what it gave up with.
+
+    With `until`, the body begins when that is set; raises what the keeper gave up with before.
+    """
     if keeper is None:
         yield
         return
     task = asyncio.ensure_future(keeper)
-    task.add_done_callback(_say_failure)
     try:
+        if until is not None:
+            await _first_of(task, until)
+        task.add_done_callback(_say_failure)
         yield
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError, SetupError):
             await task
+
+
+async def _first_of(task: asyncio.Future[None], event: asyncio.Event) -> None:
+    """Wait for the event; raises what the task ended with before."""
+    told = asyncio.ensure_future(event.wait())
+    waiting: set[asyncio.Future[Any]] = {task, told}
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        told.cancel()
+    if task.done():
+        task.result()
 
 
 def _say_failure(task: asyncio.Future[None]) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+import msgspec
 from msgspec import Struct
 
 from keyhole.errors import SetupError
@@ -32,6 +33,8 @@ MAX_PAUSE_S = 5.0
 GIVE_UP_AFTER = 5
 """So many deaths in a row, each within a second of the start, and the reason is not chance."""
 LOCK_POLL_S = 0.5
+CANNOT_START = 78
+"""The exit status (EX_CONFIG of sysexits.h) of a child that another start would not help."""
 
 Say = Callable[[str], None]
 """Tells the operator one line."""
@@ -47,6 +50,8 @@ class Command(Struct, frozen=True, kw_only=True):
     inherited: tuple[int, ...] = ()
     """File descriptors that it gets, under the same numbers."""
     stop_within_s: float = 5.0
+    on_ready: Callable[[], None] | None = None
+    """Called when it writes the first line on its standard output, which then is a pipe."""
 
 
 class Child:
@@ -58,6 +63,7 @@ class Child:
             command.arguments,
             env=dict(command.environ),
             stdin=subprocess.PIPE,
+            stdout=None if command.on_ready is None else subprocess.PIPE,
             pass_fds=command.inherited,
             start_new_session=True,
         )
@@ -96,6 +102,12 @@ class Child:
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         # A thread, because asyncio's own child watchers differ by Python version, loop and
         # thread, and this has to work in a Flask worker's second thread as well.
+        output: IO[bytes] | None = self._process.stdout
+        if output is not None:
+            with output:
+                if output.readline() and self._command.on_ready is not None:
+                    with contextlib.suppress(RuntimeError):
+                        loop.call_soon_threadsafe(self._command.on_ready)
         self._process.wait()
         lifeline: IO[bytes] | None = self._process.stdin
         if lifeline is not None:
@@ -107,7 +119,8 @@ class Child:
 async def keep_running(command: Command, say: Say) -> None:
     """Run a child and start it again whenever it dies, until cancelled; then stop it.
 
-    Raises SetupError when it dies again and again as soon as it is started.
+    Raises SetupError when it dies again and again as soon as it is started, or says by its exit
+    status (CANNOT_START) that it would.
     """
     early_deaths = 0
     while True:
@@ -118,6 +131,8 @@ async def keep_running(command: Command, say: Say) -> None:
         except asyncio.CancelledError:
             await child.stop()
             raise
+        if status == CANNOT_START:
+            raise SetupError(f"The {command.name} cannot start.", hint="what it said is above")
         lived_s = time.monotonic() - started_s
         early_deaths = early_deaths + 1 if lived_s < STABLE_AFTER_S else 0
         if early_deaths >= GIVE_UP_AFTER and lived_s < 1:
@@ -134,17 +149,33 @@ def pause_s(early_deaths: int) -> float:
     return 0.0 if early_deaths <= 1 else min(0.1 * 2 ** (early_deaths - 1), MAX_PAUSE_S)
 
 
-async def keep_engine(command: Command, lock: Path, say: Say) -> None:
-    """Run the engine whenever no other process of this state directory does, until cancelled.
+async def keep_alone(
+    command: Command, lock: Path, say: Say, *, when_held: Callable[[], None] | None = None
+) -> None:
+    """Run a child whenever no other process of this state directory does, until cancelled.
 
-    Several servers (gunicorn's workers, say) share one engine: who holds the lock runs it, and
-    when the holder goes, its engine goes with it and the next one takes over.
+    Several servers (gunicorn's workers, say) share one engine and one clerk: who holds the lock
+    runs it, and when the holder goes, the child goes with it and the next one takes over. The
+    child inherits the lock: it is free when both have ended, whichever goes first. `when_held` is
+    called whenever the lock is found held by somebody else.
     """
     while True:
-        with _locked(lock) as is_ours:
-            if is_ours:
-                await keep_running(command, say)
+        with locked(lock) as descriptor:
+            if descriptor is not None:
+                inherited = (*command.inherited, descriptor)
+                await keep_running(msgspec.structs.replace(command, inherited=inherited), say)
+            elif when_held is not None:
+                when_held()
         await asyncio.sleep(LOCK_POLL_S)
+
+
+async def keep_after(event: asyncio.Event, keeper: Coroutine[None, None, None]) -> None:
+    """Begin with a keeper only once the event is set."""
+    try:
+        await event.wait()
+        await keeper
+    finally:
+        keeper.close()
 
 
 async def supervise(
@@ -191,8 +222,11 @@ def python_module(module: str, *arguments: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Whether the lock on a file was free and is now ours; raises SetupError."""
+def locked(path: Path) -> Iterator[int | None]:
+    """The descriptor that holds the lock on a file; None where another one holds it.
+
+    Raises SetupError.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -201,9 +235,9 @@ def _locked(path: Path) -> Iterator[bool]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
+            yield None
         else:
-            yield True
+            yield descriptor
     finally:
         os.close(descriptor)
 

@@ -55,7 +55,7 @@ class _Server(uvicorn.Server):
 
 async def serve(settings: Settings, listener: socket.socket) -> None:
     """Serve on a listening socket until told to stop, then finish what is in flight."""
-    async with main.open_runtime(settings, keeps_engine=False) as runtime:
+    async with main.open_runtime(settings, keeps_engine=False, serves_admin=True) as runtime:
         edge = Edge(
             gateway=runtime.gateway,
             read_timeout_s=settings.read_timeout_s,
@@ -65,7 +65,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         )
         server = _Server(
             uvicorn.Config(
-                AsgiDoor(runtime.gateway),
+                AsgiDoor(runtime.gateway, admin=runtime.admin),
                 http=partial(FastLane, edge),  # type: ignore[arg-type]  # it is only called
                 ws="none",
                 lifespan="off",

@@ -10,6 +10,7 @@ http1.py      one connection to an upstream
 dialing.py    opening connections: TCP, TLS, Unix sockets
 pool.py       the connections to one upstream: reuse, cap, queue
 transport.py  the Transport port, over all of these
+refusals.py   the ring of refused requests, which `explain` reads
 clock.py      time and randomness
 syncing.py    when the disk is asked whether it has what was written
 journal.py    the Journal port: attempts in append-only files

@@ -8,6 +8,8 @@ strict.py    one client's connection: framing, bounds, timeouts
 sweep.py     the one timer for all of them
 fastlane.py  hot requests on top of strict.py, straight from the parser to the core
 pulled.py    a stream that is pushed, for doors that pull
+forwarding.py  the way from an ASGI door to the admin interface
+admin.py     the admin interface, in the clerk's process
 app.py       the ASGI application, under any ASGI server
 loop.py      the core in a thread of its own, for doors whose world is threads
 flask.py     a Flask application or blueprint, under any WSGI server

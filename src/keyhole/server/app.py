@@ -19,12 +19,14 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from keyhole.errors import ClientError, SetupError
 from keyhole.exchange import Admission, Gateway, body_too_large
 from keyhole.policy.credentials import shows_key
+from keyhole.server.forwarding import AdminDoor
 from keyhole.server.pulled import Pulled
 from keyhole.wire.http import Head, Reply, ReplyStream
 
@@ -51,17 +53,29 @@ def create_app() -> AsgiDoor:
     async def lifespan() -> AsyncIterator[Gateway]:
         from keyhole import main  # noqa: PLC0415  # the composition root stands above this layer
 
-        async with main.open_runtime(main.load_settings()) as runtime:
+        async with main.open_runtime(
+            main.load_settings(), keeps_clerk=True, serves_admin=True
+        ) as runtime:
+            door.admin = runtime.admin
             yield runtime.gateway
 
-    return AsgiDoor(lifespan=lifespan)
+    door = AsgiDoor(lifespan=lifespan)
+    return door
 
 
 class AsgiDoor:
     """An ASGI 3 application over a gateway, or over the one that `lifespan` opens."""
 
-    def __init__(self, gateway: Gateway | None = None, *, lifespan: Lifespan | None = None) -> None:
+    def __init__(
+        self,
+        gateway: Gateway | None = None,
+        *,
+        admin: AdminDoor | None = None,
+        lifespan: Lifespan | None = None,
+    ) -> None:
         self._gateway = gateway
+        self.admin = admin
+        """The way to the admin interface; what opens the gateway later may set it then."""
         self._open = lifespan
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -102,6 +116,9 @@ class AsgiDoor:
         if gateway is None:
             raise RuntimeError("the ASGI server did not run the lifespan, or has ended it")
         head = _head(scope)
+        if self.admin is not None and self.admin.takes(head.path):
+            await _administer(self.admin, scope, head, receive, send)
+            return
         admission = gateway.admit(head)
         if isinstance(admission, Reply):
             await _send(send, head, admission, unread=receive)
@@ -114,6 +131,15 @@ class AsgiDoor:
                 await _answer(gateway, admission, body, _Client(scope, head, receive, send))
         finally:  # nothing if it has ended; a request that was cancelled before it ran has not
             gateway.left(admission)
+
+
+async def _administer(
+    admin: AdminDoor, scope: Message, head: Head, receive: Receive, send: Send
+) -> None:
+    """Let the clerk answer, to its end: what it was asked may have been done."""
+    reply = await admin.serve(head, scope["query_string"], partial(_read_body, receive))
+    if reply is not None:
+        await _send(send, head, reply, unread=receive)
 
 
 async def _read_body(receive: Receive, max_bytes: int) -> bytes | ClientError | None:

@@ -151,7 +151,9 @@ def _lifespan(config: str | os.PathLike[str] | None, *, local_only: bool) -> Lif
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[Gateway]:
-        async with main.open_runtime(settings, is_local_only=local_only) as runtime:
+        async with main.open_runtime(
+            settings, keeps_clerk=True, is_local_only=local_only
+        ) as runtime:
             yield runtime.gateway
 
     return lifespan

@@ -1,0 +1,116 @@
+"""The ledger into the mirror: what workers are told of keys, and of what was spent."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from keyhole.ledger.books import Batch, Books
+from keyhole.ledger.database import Database
+from keyhole.ledger.keys import KeyStore, NewKey
+from keyhole.ledger.mirror import Mirror
+from keyhole.ledger.reflecting import LOOK_EVERY_MS, Reflection, SeenFile
+from keyhole.wire.keys import Limits
+from standins.attempts import intent, receipt
+
+NOW_MS = 1_763_863_600_000
+DAY_MS = 86_400_000
+
+
+class Place:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.database = Database(f"sqlite:///{folder}/ledger.sqlite")
+        self.database.migrate()
+        self.keys = KeyStore(self.database)
+        self.books = Books(self.database)
+        self.mirrors: list[Mirror] = []
+
+    def reflection(self, ledger: str = "here") -> Reflection:
+        mirror = Mirror(self.folder)
+        self.mirrors.append(mirror)
+        seen = SeenFile(self.folder, ledger)
+        return Reflection(self.keys, self.books, mirror, seen=seen)
+
+    def make(self, name: str) -> str:
+        made = self.keys.create(
+            NewKey(name=name), now_ms=NOW_MS, random_bytes=lambda n: name.encode().ljust(n, b".")
+        )
+        return made.key.id
+
+    def query(self, text: str) -> list[tuple[object, ...]]:
+        database = sqlite3.connect(f"file:{self.folder}/keys.mirror?mode=ro", uri=True)
+        rows = database.execute(text).fetchall()
+        database.close()
+        return rows
+
+    def mirrored(self) -> int:
+        return len(self.query("SELECT 1 FROM keys WHERE value NOT NULL"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    for mirror in made.mirrors:
+        mirror.close()
+    made.database.close()
+
+
+def test_what_is_new_is_told_and_nothing_else(place: Place):
+    reflection = place.reflection()
+    place.make("ann")
+    assert reflection.keys(NOW_MS)
+    assert not reflection.keys(NOW_MS + 1)
+    place.make("bob")
+    assert reflection.keys(NOW_MS + 2)
+    assert place.mirrored() == 2
+    place.keys.set_group("g", Limits(rpm=1))
+    assert reflection.keys(NOW_MS + 3)
+
+
+def test_a_look_that_found_nothing_is_told_from_time_to_time(place: Place):
+    reflection = place.reflection()
+    reflection.keys(NOW_MS)
+    reflection.keys(NOW_MS + LOOK_EVERY_MS - 1)
+    assert place.query("SELECT looked_at_ms FROM meta") == [(NOW_MS,)]
+    reflection.keys(NOW_MS + LOOK_EVERY_MS)
+    assert place.query("SELECT looked_at_ms FROM meta") == [(NOW_MS + LOOK_EVERY_MS,)]
+
+
+def test_a_clerk_that_starts_tells_what_it_missed(place: Place):
+    place.make("ann")
+    place.reflection().keys(NOW_MS)
+    place.make("bob")
+    assert place.reflection().keys(NOW_MS)
+    assert place.mirrored() == 2
+    assert not place.reflection().keys(NOW_MS)
+
+
+def test_another_ledgers_keys_take_the_place_of_all(place: Place):
+    """A version of one ledger says nothing of another's."""
+    place.make("ann")
+    place.reflection().keys(NOW_MS)
+    assert place.reflection(ledger="elsewhere").keys(NOW_MS)
+
+
+@pytest.mark.parametrize("days", [0, 40])
+def test_what_was_spent_is_told_with_the_offsets_it_counts(place: Place, days: int):
+    """Of windows that are over only the total is left."""
+    begun = structs.replace(intent(1), started_at_ms=NOW_MS - days * DAY_MS)
+    line = structs.replace(receipt(1), intent=begun)
+    place.books.post(Batch(node="n", segment="s", begins_at=0, ends_at=77, lines=[line]))
+    reflection = place.reflection()
+    reflection.keys(NOW_MS)
+    assert reflection.spent(NOW_MS)
+    assert not reflection.spent(NOW_MS)
+    assert place.query("SELECT node, segment, offset FROM offsets") == [("n", "s", 77)]
+    told = place.query("SELECT scope, period, microusd FROM spent ORDER BY 1, 2")
+    periods = ("", "day", "hour", "month") if days == 0 else ("",)
+    assert told == [
+        (scope, period, 27) for scope in ("group", "key", "upstream") for period in periods
+    ]
