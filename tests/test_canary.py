@@ -404,7 +404,7 @@ async def test_a_crash_tells_neither_secret_nor_prompt(place: Path, transport: B
     settings = settings_for(place, "tgi", "http://127.0.0.1:9")
     logs = Logs()
     async with main.open_runtime(settings, keeps_engine=False, observers=logs.observers) as runtime:
-        parts = msgspec.structs.replace(runtime.gateway._parts, transport=transport)
+        parts = msgspec.structs.replace(runtime.gateway.parts, transport=transport)
         reply = await ask(Gateway(parts), Case(Code.INTERNAL_ERROR, body=body))
     assert json.loads(reply.body)["code"] == Code.INTERNAL_ERROR
     assert "test_canary.py" in logs.text.getvalue(), "the crash is told"
@@ -420,7 +420,7 @@ async def test_a_page_that_crashes_tells_nothing_of_it(place: Path):
     settings = settings_for(place, "tgi", "http://127.0.0.1:9")
     logs = Logs()
     async with main.open_runtime(settings, keeps_engine=False, observers=logs.observers) as runtime:
-        parts = runtime.gateway._parts
+        parts = runtime.gateway.parts
         parts.paths._places["/metrics"] = msgspec.structs.replace(
             parts.paths.find("/metrics"), page=page
         )
@@ -491,7 +491,7 @@ async def test_no_repr_shows_a_secret(place: Path):
     assert upstream.secret is not None
     request = UpstreamRequest(upstream=upstream, path="/generate", body=b"")
     async with main.open_runtime(settings, keeps_engine=False, observers=()) as runtime:
-        parts = runtime.gateway._parts
+        parts = runtime.gateway.parts
         things = [settings, settings.catalog, upstream, upstream.secret, request, runtime]
         things += [runtime.gateway, parts, parts.transport, parts.access, vars(parts.transport)]
         shapes: tuple[Callable[[Any], str], ...] = (repr, str, ascii, "{}".format, "%s".__mod__)
@@ -516,7 +516,7 @@ async def test_a_traceback_with_locals_shows_no_secret(place: Path):
                     caught.append(error)
                     raise
 
-        parts = msgspec.structs.replace(gateway._parts, transport=Catching())
+        parts = msgspec.structs.replace(gateway.parts, transport=Catching())
         await ask(Gateway(parts), Case(Code.UPSTREAM_UNREACHABLE, body={"input": "x"}))
     (error,) = caught
     told = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())

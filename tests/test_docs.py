@@ -70,7 +70,7 @@ def test_every_command_and_flag_is_explained(words: str, command: click.Command)
 
 
 def metrics() -> set[str]:
-    reply = Metrics().pages()["/metrics"](Head(method="GET", path="/metrics"))
+    reply = Metrics().pages()["/metrics"](Head(method="GET", path="/metrics"), None)
     names = set(re.findall(r"^# TYPE (keyhole_\w+)", reply.body.decode(), re.MULTILINE))
     assert names
     return {name for name in names if not name.endswith("_created")}

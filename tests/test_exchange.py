@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import keys
+from books import no_keys
 from keyhole.catalog import AS_ASKED, Access, Catalog, Route, Target, Upstream
 from keyhole.dialects.generate import GenerateDialect
 from keyhole.errors import ClientError, Code, UpstreamError
@@ -21,6 +22,7 @@ from keyhole.secret import Secret
 from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call
 from keyhole.wire.http import Head, Reply, Timeouts, UpstreamRequest, UpstreamResponse
+from keyhole.wire.keys import Key
 from keyhole.wire.records import AccessRecord
 
 MAX_BODY_BYTES = 1000
@@ -175,11 +177,12 @@ def world(
     routes = {route.name: route for route in (default, either, nothing, picky)}
     clock, observer, transport = FakeClock(), FakeObserver(), FakeTransport(send_one)
     generate = GenerateDialect()
-    pages = {"/page": lambda _: SHARED, "/broken": _break}
+    pages = {"/page": lambda _, __: SHARED, "/broken": _break}
     parts = Parts(
         catalog=Catalog(upstreams={"one": one, "two": two}, exact=routes),
         access=Access(allowed_origins=("https://a.example",)),
         paths=Paths([generate], pages, generate),
+        **no_keys(),
         backends={"fake": FakeBackend()},
         transport=transport,
         clock=clock,
@@ -191,7 +194,7 @@ def world(
     return World(Gateway(parts), clock, observer, transport)
 
 
-def _break(_: Head) -> Reply:
+def _break(_: Head, __: Key | None) -> Reply:
     raise ValueError("words that nobody may see")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from books import no_keys
 from keyhole.backends.openai import OpenAi
 from keyhole.backends.tgi import Tgi
 from keyhole.catalog import Access, Catalog, Route, Target, Upstream
@@ -145,6 +146,7 @@ class World:
             catalog=Catalog(upstreams=upstreams, exact={"default": route}),
             access=Access(),
             paths=Paths([generate, openai, hosted], {}, generate, words={"/v1/": openai}),
+            **no_keys(),
             backends={"tgi": Tgi(), "openai": OpenAi()},
             transport=self.transport,
             clock=self.clock,

@@ -77,6 +77,19 @@ class Sink:
         self.sent.append(data)
 
 
+class Carrier:
+    heartbeat_s, drains = 0.0, False
+
+    def __init__(self, told: list[Any]) -> None:
+        self.told = told
+
+    def progressed(self, relay: Relay) -> None: ...
+
+    def ended(self, relay: Relay, error: Any, *, has_left: bool, last: Any) -> None:
+        self.told.append((error and error.code, has_left, relay.pieces))
+        last()
+
+
 class CountingReader(ChunkReader):
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +120,7 @@ def relayed(pieces: list[bytes], *, recurs: bool, max_bytes: int = 4096) -> tupl
         alarms=Quiet(),
         max_frame_bytes=max_bytes,
     )
-    relay.carry(lambda _, error, has_left: told.append((error and error.code, has_left)), 0)
+    relay.carry(Carrier(told))
     relay.start(sink, b"")
     for piece in pieces:
         if not told:

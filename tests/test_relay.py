@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -187,15 +187,25 @@ class World:
         )
         self.sink = Sink(self.relay)
         self.ends: list[tuple[KeyholeError | None, bool]] = []
-        self.relay.carry(self._ended, 0)
+        self.heartbeat_s, self.drains = 0.0, False
+        self.progress: list[int] = []
+        self.relay.carry(self)
 
-    def _ended(self, relay: Relay, error: KeyholeError | None, *, has_left: bool) -> None:
+    def ended(
+        self, relay: Relay, error: KeyholeError | None, *, has_left: bool, last: Callable[[], None]
+    ) -> None:
         assert relay is self.relay
+        assert not self.sink.ends, "the books come before the last byte"
         self.ends.append((error, has_left))
+        last()
+
+    def progressed(self, relay: Relay) -> None:
+        self.progress.append(relay.pieces)
 
     async def begin(self, heartbeat_s: float = 0) -> bytes:
         first = await self.relay.begin(20)
-        self.relay.carry(self._ended, heartbeat_s)
+        self.heartbeat_s = heartbeat_s
+        self.relay.carry(self)
         return first
 
     async def run(self) -> bytes:

@@ -32,6 +32,7 @@ import uvicorn
 import uvloop
 
 from keyhole import main
+from keyhole.bookkeeping import journal_dir
 from keyhole.config import Settings
 from keyhole.engine.listener import bind_unix
 from keyhole.errors import SetupError
@@ -69,7 +70,7 @@ class Clerk:
         self._say = say
         self._books = Books(database)
         self._keys = KeyStore(database)
-        self._poster = Poster(self._books, main.journal_dir(settings.data), say=say)
+        self._poster = Poster(self._books, journal_dir(settings.data), say=say)
         self._reflection: Reflection | None = None
         self._mirror: Mirror | None = None
         self._stopping = threading.Event()

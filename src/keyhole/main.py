@@ -12,11 +12,11 @@ import os
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -27,6 +27,7 @@ from keyhole.backends.hf_inference import HfInference
 from keyhole.backends.huggingface import HuggingFaceRouter
 from keyhole.backends.openai import OpenAi
 from keyhole.backends.tgi import Engine, Tgi
+from keyhole.bookkeeping import open_books
 from keyhole.catalog import DEFAULT_ROUTE, Catalog
 from keyhole.config import Inputs, Settings, engine_socket, load
 from keyhole.dialects.generate import GenerateDialect
@@ -44,22 +45,26 @@ from keyhole.dialects.tgi_client import (
     is_tgi,
 )
 from keyhole.engine.library import Library
-from keyhole.errors import SetupError
+from keyhole.errors import ClientError, Code, SetupError
 from keyhole.exchange import Gateway, Parts
 from keyhole.io.admin_key import load_admin_key
 from keyhole.io.clock import SystemClock
+from keyhole.io.counters import MemoryCounters
 from keyhole.io.transport import PooledTransport
 from keyhole.outbox import Outbox
-from keyhole.policy.credentials import check_admin
+from keyhole.policy.credentials import check_admin, may_use
 from keyhole.policy.paths import Paths
-from keyhole.ports import Observer, Transport
+from keyhole.ports import Clock, Observer, Transport
 from keyhole.server import page as playground
 from keyhole.server.forwarding import AdminDoor
 from keyhole.server.health import Readiness
 from keyhole.server.log import AccessLog, Observers
 from keyhole.server.metrics import Metrics
+from keyhole.server.own_key import PATH as OWN_KEY_PATH
+from keyhole.server.own_key import show_key, uses_of
 from keyhole.supervisor import Command, Say, keep_alone, python_module
 from keyhole.wire.http import Head, Page, Reply
+from keyhole.wire.keys import Key
 
 if TYPE_CHECKING:
     from keyhole.ledger.database import Database
@@ -80,7 +85,7 @@ def backends() -> dict[str, Backend]:
 def paths(catalog: Catalog, pages: Mapping[str, Page]) -> Paths:
     """Every path, with what stands there."""
     generate, tgi, openai = GenerateDialect(), TgiDialect(), OpenAiDialect()
-    models = models_page(catalog, int(time.time()))
+    models = models_page(catalog, int(time.time()), may_use)
     asks_info = _has_info(catalog)
     ours = {} if asks_info else {INFO_PATH: info_page}
     return Paths(
@@ -101,12 +106,12 @@ def _has_info(catalog: Catalog) -> bool:
     return any(isinstance(kinds[target.upstream.kind], Tgi) for target in targets)
 
 
-def health_page(_: Head) -> Reply:
+def health_page(_: Head, __: Key | None) -> Reply:
     """What TGI's clients take for a server that is well."""
     return health()
 
 
-def info_page(_: Head) -> Reply:
+def info_page(_: Head, __: Key | None) -> Reply:
     """What TGI's clients are told where no upstream tells them."""
     return info(DEFAULT_ROUTE, version=__version__)
 
@@ -151,6 +156,11 @@ def make_data_dir(data: Path) -> None:
         ) from None
 
 
+Role = Literal["server", "command", "visitor"]
+"""Who opens a gateway: a server asks for keys and keeps books, a command of the operator's keeps
+books, and a visitor, who only looks, neither."""
+
+
 class Runtime(Struct, kw_only=True):
     """A running gateway with what belongs to it."""
 
@@ -169,6 +179,7 @@ async def open_runtime(
     *,
     keeps_engine: bool = True,
     keeps_clerk: bool = False,
+    role: Role = "visitor",
     serves_admin: bool = False,
     is_local_only: bool = True,
     observers: Sequence[Observer] | None = None,
@@ -176,46 +187,76 @@ async def open_runtime(
     """A gateway on the running loop, with an engine beside it where a route needs one.
 
     `keeps_engine` is False where a supervisor runs the engine; `keeps_clerk` is True for a door
-    that serves without one: it is then waited for, because the keys come from it. Without
-    `observers` of its own it writes the access log to standard error. Raises SetupError.
+    that serves without one: it is then waited for, because the keys come from it. What is
+    done of the keys and the books depends on the `role`.
+    Without `observers` of its own it writes the access log to standard error. Raises SetupError.
     """
     metrics, readiness = Metrics(), Readiness()
-    outbox = Outbox()
+    outbox, clock = Outbox(), SystemClock()
     log = observers
     if log is None:
         log = (AccessLog(settings.log.format, sys.stderr, outbox=outbox),)
+    observer = Observers(metrics, *log)
     transport = PooledTransport(outbox=outbox)
-    parts = Parts(
-        catalog=settings.catalog,
-        access=msgspec.structs.replace(settings.access, is_local_only=is_local_only),
-        paths=paths(settings.catalog, {**readiness.pages(), **metrics.pages()}),
-        backends=backends(),
-        transport=transport,
-        clock=SystemClock(),
-        observer=Observers(metrics, *log),
-        alarms=transport.alarms,
-        max_body_bytes=settings.max_body_bytes,
-        max_frame_bytes=settings.stream.max_frame_bytes,
-        heartbeat_s=settings.stream.heartbeat_s,
-        loading_patience_s=settings.loading_patience_s,
-        tells_texts=settings.log.texts,
-    )
     keeper = engine_keeper(settings, say) if keeps_engine else None
     ready = asyncio.Event()
     clerk = clerk_keeper(settings, say, ready) if keeps_clerk else None
-    admin = admin_door(settings, transport, parts.observer) if serves_admin else None
-    async with _beside(keeper), _beside(clerk, until=ready):
-        try:
-            yield Runtime(
-                settings=settings,
-                gateway=Gateway(parts),
-                readiness=readiness,
+    async with _beside(keeper), _beside(clerk, until=ready), AsyncExitStack() as stack:
+        stack.push_async_callback(transport.aclose)
+        if role != "visitor" or serves_admin:
+            make_data_dir(settings.data)
+        books = await open_books(
+            settings, clock, stack, keeps=role != "visitor", checks=role == "server", say=say
+        )
+        is_admin_key = load_admin_key(settings.data, os.environ).matches if serves_admin else _no
+        own_key: Page = partial(own_key_page, counters=books.counters, clock=clock)
+        pages = {**readiness.pages(), **metrics.pages(), OWN_KEY_PATH: own_key}
+        gateway = Gateway(
+            Parts(
+                catalog=settings.catalog,
+                access=msgspec.structs.replace(settings.access, is_local_only=is_local_only),
+                paths=paths(settings.catalog, pages),
+                backends=backends(),
+                keys=books.keys,
+                is_admin_key=is_admin_key,
+                accounts=books.accounts,
                 transport=transport,
-                outbox=outbox,
-                admin=admin,
+                clock=clock,
+                observer=observer,
+                alarms=transport.alarms,
+                max_body_bytes=settings.max_body_bytes,
+                max_frame_bytes=settings.stream.max_frame_bytes,
+                heartbeat_s=settings.stream.heartbeat_s,
+                loading_patience_s=settings.loading_patience_s,
+                drains_streams=settings.stream.on_client_gone == "drain",
+                tells_texts=settings.log.texts,
             )
-        finally:
-            await transport.aclose()
+        )
+        if books.mirrored is not None:
+            books.mirrored.on_gone = gateway.revoke
+        yield Runtime(
+            settings=settings,
+            gateway=gateway,
+            readiness=readiness,
+            transport=transport,
+            outbox=outbox,
+            admin=admin_door(settings, transport, observer, is_admin_key) if serves_admin else None,
+        )
+
+
+def _no(_: bytes) -> bool:
+    """Nobody is the operator where nothing is administered."""
+    return False
+
+
+def own_key_page(_: Head, key: Key | None, *, counters: MemoryCounters, clock: Clock) -> Reply:
+    """What the holder of a key is told of it; raises ClientError where there is no key."""
+    if key is None:
+        raise ClientError(
+            Code.KEY_MISSING, "This tells of a key, and none was needed or sent.", status=401
+        )
+    now_ms = clock.unix_ms()
+    return show_key(key, uses_of(counters.scopes(key), now_ms), unix_ms=now_ms)
 
 
 def engine_keeper(settings: Settings, say: Say) -> Coroutine[None, None, None] | None:
@@ -242,14 +283,17 @@ def engine_keeper(settings: Settings, say: Say) -> Coroutine[None, None, None] |
     return keep_alone(command, settings.data / "engine.lock", say)
 
 
-def admin_door(settings: Settings, transport: Transport, observer: Observer) -> AdminDoor:
-    """The way to the admin interface; raises SetupError where there can be no admin key."""
-    make_data_dir(settings.data)
-    admin_key = load_admin_key(settings.data, os.environ)
+def admin_door(
+    settings: Settings,
+    transport: Transport,
+    observer: Observer,
+    is_admin_key: Callable[[bytes], bool],
+) -> AdminDoor:
+    """The way to the admin interface."""
     return AdminDoor(
         transport=transport,
         socket=clerk_socket(settings.data),
-        check=partial(check_admin, is_admin_key=admin_key.matches),
+        check=partial(check_admin, is_admin_key=is_admin_key),
         observer=observer,
         clock=SystemClock(),
     )
@@ -278,11 +322,6 @@ def open_database(settings: Settings) -> Database:
 
     url = settings.ledger.url
     return Database(ledger_url(None if url is None else url.reveal(), settings.data))
-
-
-def journal_dir(data: Path) -> Path:
-    """Where workers write their journals."""
-    return data / "journal"
 
 
 def clerk_socket(data: Path) -> Path:

@@ -13,7 +13,8 @@ were split: what stood in front of an error goes out in front of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from keyhole.backends import faults
@@ -24,21 +25,37 @@ from keyhole.errors import Code, GatewayError, KeyholeError, UpstreamError
 from keyhole.ports import Alarms, Incoming
 from keyhole.wire.answer import Usage
 from keyhole.wire.call import Call
-from keyhole.wire.events import Counted, Event
+from keyhole.wire.events import Counted, Delta, Event, Finish
 from keyhole.wire.http import Sink
 from keyhole.wire.recurring import Edit, RecurringFrame
 from keyhole.wire.sse import Frame, FrameTooLargeError, SseReader, data_of
 
+PROGRESS_EVERY_S = 5.0
+NO_END = 2**62
 MAX_LESSONS = 4
 END_WITHIN_S = 2.0
 """How long an upstream may keep a stream open behind its last frame: there is usage to come."""
 
 
-class Ended(Protocol):
-    """Told once that a stream is over."""
+class Carrier(Protocol):
+    """Who has to know how a stream goes."""
 
-    def __call__(self, relay: Relay, error: KeyholeError | None, *, has_left: bool) -> None:
-        """What went wrong, if anything, and whether the client has left."""
+    heartbeat_s: float
+    """How long a client may hear nothing; 0 for ever."""
+    drains: bool
+    """Whether an upstream is read to its end although the client has left, for what it reports."""
+
+    def progressed(self, relay: Relay) -> None:
+        """It has gone on for another `PROGRESS_EVERY_S`."""
+        ...
+
+    def ended(
+        self, relay: Relay, error: KeyholeError | None, *, has_left: bool, last: Callable[[], None]
+    ) -> None:
+        """It is over; told once. What went wrong, if anything, and whether the client has left.
+
+        `last` lets the client have the end of it, and is to be called when that may be.
+        """
         ...
 
 
@@ -46,10 +63,11 @@ class Relay:
     """One client's stream; a wire.http.ReplyStream, a ports.Receiver and a ports.Timed."""
 
     __slots__ = (
-        *("_alarms", "_call", "_ended", "_failure", "_frames", "_heartbeat_s", "_incoming"),
-        *("_is_over", "_is_paused", "_lessons", "_plan", "_recurring", "_sink", "_target"),
-        *("_writer",),
-        *("bytes_out", "due_s", "usage", "watched_s"),
+        *("_alarms", "_call", "_carrier", "_failure", "_frames", "_has_left", "_heartbeat_s"),
+        *("_incoming",),
+        *("_is_over", "_is_paused", "_lessons", "_most_pieces", "_plan", "_recurring", "_sink"),
+        *("_target", "_tells_at_s", "_writer"),
+        *("bytes_out", "due_s", "is_cut", "pieces", "usage", "watched_s"),
     )
 
     def __init__(
@@ -73,15 +91,22 @@ class Relay:
         """How many more frames are tried for one that recurs."""
         self._writer = writer
         self._alarms = alarms
-        self._ended: Ended | None = None
+        self._carrier: Carrier | None = None
         self._sink: Sink | None = None
         self._heartbeat_s = 0.0
-        self._is_over = self._is_paused = False
+        self._is_over = self._is_paused = self._has_left = False
+        self._most_pieces = NO_END
+        self._tells_at_s = math.inf
+        """When its carrier hears of it again."""
         self._failure: KeyholeError | None = None
         """What went wrong behind the first frame, before the door began."""
         self.usage: Usage | None = None
         """The last that the upstream has told."""
         self.bytes_out = 0
+        self.pieces = 0
+        """How many pieces of text have come; about as many tokens."""
+        self.is_cut = False
+        """Whether we ended it: at what it may use, or because its key is gone."""
         self.due_s = self.watched_s = math.inf
 
     async def begin(self, patience_s: float) -> bytes:
@@ -120,11 +145,19 @@ class Relay:
             self._is_over = not chunk or self._failure is not None
         return b"".join(out)
 
-    def carry(self, ended: Ended, heartbeat_s: float) -> None:
-        """Say who is to be told of its end, and how long it may be silent; 0 for ever."""
-        self._ended = ended
+    def carry(self, carrier: Carrier, *, most_pieces: int | None = None) -> None:
+        """Say who has to know of it, and how many pieces of text it may have."""
+        self._carrier = carrier
         if self._writer.heartbeat:
-            self._heartbeat_s = heartbeat_s
+            self._heartbeat_s = carrier.heartbeat_s
+        self._most_pieces = NO_END if most_pieces is None else most_pieces
+        self._tells_at_s = self._alarms.now_s() + PROGRESS_EVERY_S
+
+    def cut(self, error: KeyholeError) -> None:
+        """End it with an error; nothing where it is over."""
+        if not self._is_over:
+            self.is_cut = True
+            self._fail(error, [])
 
     # For the door
 
@@ -155,11 +188,18 @@ class Relay:
 
     def cancel(self) -> None:
         """The client has gone; nothing if it is over."""
-        if self._is_over and self._sink is not None:
+        if self._has_left or (self._is_over and self._sink is not None):
+            return
+        self._has_left = True
+        if self._carrier is not None and self._carrier.drains and not self._is_over:
+            if self._sink is None:
+                self._incoming.relay(self)
+            self._sink = _Nobody()
+            self.resume()
             return
         self._is_over = True
         self._incoming.close()
-        self._close(None, has_left=True)
+        self._close(None, _nothing)
 
     # For the upstream
 
@@ -173,7 +213,10 @@ class Relay:
         ):
             written = self._recurring.again(chunk)
             if written is not None and not self._is_echo(chunk):
+                self.pieces += 1
                 self._send(written)
+                if self.pieces >= self._most_pieces:
+                    self._cut_short()
                 return
         out: list[bytes] = []
         try:
@@ -185,6 +228,8 @@ class Relay:
             self._send(out[0] if len(out) == 1 else b"".join(out))
         elif self._plan.reader.is_complete:
             self._listen()
+        if self.pieces >= self._most_pieces and not self._plan.reader.is_complete:
+            self._cut_short()
 
     def _send(self, written: bytes) -> None:
         self.bytes_out += len(written)
@@ -224,7 +269,9 @@ class Relay:
             self.ended(None)
         else:
             self.due_s = now_s + self._heartbeat_s
-            if not self._is_paused:  # a client that takes nothing is not kept alive by more
+            self._tell(now_s)
+            # a client that takes nothing is not kept alive by more
+            if not self._is_paused and not self._has_left:
                 self.bytes_out += len(self._writer.heartbeat)
                 self._sink.send(self._writer.heartbeat)
 
@@ -295,7 +342,10 @@ class Relay:
         except StreamFailedError as error:
             raise faults.stream_failed(self._call, self._target, error) from None
         for event in events:
-            if type(event) is Counted:
+            if type(event) is Delta:
+                if event.text:
+                    self.pieces += 1
+            elif type(event) is Counted:
                 self.usage = event.usage
         return events  # type: ignore[return-value]
 
@@ -326,23 +376,59 @@ class Relay:
         if error is not None:
             out += self._writer.fail(error)
         self.bytes_out += len(out)
-        if self._sink is not None:
-            self._sink.end(out)
-        self._close(error, has_left=False)
+        sink = self._sink
+        self._close(error, _nothing if sink is None else partial(sink.end, out))
 
-    def _close(self, error: KeyholeError | None, *, has_left: bool) -> None:
+    def _cut_short(self) -> None:
+        """End the text here, in the client's own way: it has had as much as it may use."""
+        if self._is_over:
+            return
+        self._is_over = self.is_cut = True
+        self._incoming.close()
+        self._finish(self._writer.write(Finish("length")) + self._writer.end(), None)
+
+    def _close(self, error: KeyholeError | None, last: Callable[[], None]) -> None:
         self.due_s = math.inf
         self._alarms.forget(self)
-        ended, self._ended = self._ended, None
-        if ended is not None:
-            ended(self, error, has_left=has_left)
+        carrier, self._carrier = self._carrier, None
+        if carrier is None:
+            last()
+        else:
+            carrier.ended(self, error, has_left=self._has_left, last=last)
 
     def _listen(self) -> None:
         """Put the next heartbeat off, or the end of what only an end is missing of."""
         if self._is_over:
             return
+        now_s = self._alarms.now_s()
+        if now_s >= self._tells_at_s:
+            self._tell(now_s)
         waits_s = END_WITHIN_S if self._plan.reader.is_complete else self._heartbeat_s
         if waits_s:
-            self.due_s = self._alarms.now_s() + waits_s
+            self.due_s = now_s + waits_s
             if self.due_s < self.watched_s:
                 self._alarms.watch(self)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the upstream has said all that it had to say."""
+        return self._plan.reader.is_complete
+
+    def _tell(self, now_s: float) -> None:
+        self._tells_at_s = now_s + PROGRESS_EVERY_S
+        if self._carrier is not None:
+            self._carrier.progressed(self)
+
+
+class _Nobody:
+    """The sink of a stream whose client has left, and whose upstream is read to its end."""
+
+    def send(self, data: bytes) -> None:
+        """Nothing."""
+
+    def end(self, data: bytes) -> None:
+        """Nothing."""
+
+
+def _nothing() -> None:
+    pass

@@ -55,7 +55,9 @@ class _Server(uvicorn.Server):
 
 async def serve(settings: Settings, listener: socket.socket) -> None:
     """Serve on a listening socket until told to stop, then finish what is in flight."""
-    async with main.open_runtime(settings, keeps_engine=False, serves_admin=True) as runtime:
+    async with main.open_runtime(
+        settings, role="server", keeps_engine=False, serves_admin=True
+    ) as runtime:
         edge = Edge(
             gateway=runtime.gateway,
             read_timeout_s=settings.read_timeout_s,

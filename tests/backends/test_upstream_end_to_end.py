@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 from upstreams import BACKENDS, KINDS, PROMPT, TOKEN, Golden, make_target, read_goldens
 
+from books import no_keys
 from keyhole.catalog import Access, Catalog, Route, Target
 from keyhole.dialects.generate import GenerateDialect
 from keyhole.errors import UpstreamError
@@ -86,6 +87,7 @@ async def client_of(*targets: Target) -> AsyncIterator[Client]:
         ),
         access=Access(),
         paths=Paths([dialect], {}, dialect),
+        **no_keys(),
         backends=BACKENDS,
         transport=transport,
         clock=SystemClock(),

@@ -547,10 +547,10 @@ class TestModels:
         exact={name: Route(name=name, targets=()) for name in ("default", "owner/name")},
         patterns=(Route(name="hf/*", targets=()),),
     )
-    PAGE = staticmethod(models_page(CATALOG, 1700000000))
+    PAGE = staticmethod(models_page(CATALOG, 1700000000, lambda _key, _model: True))
 
     def get(self, path: str) -> Any:
-        reply = self.PAGE(Head(method="GET", path=path))
+        reply = self.PAGE(Head(method="GET", path=path), None)
         assert (reply.status, reply.headers) == (200, [("content-type", "application/json")])
         return json.loads(reply.body)
 

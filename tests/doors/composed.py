@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TextIO
 
+from books import no_keys
 from keyhole.backends.hf_inference import HfInference
 from keyhole.backends.openai import OpenAi
 from keyhole.backends.tgi import Tgi
@@ -37,6 +38,7 @@ from keyhole.server.health import Readiness
 from keyhole.server.log import AccessLog, Observers
 from keyhole.server.metrics import Metrics
 from keyhole.wire.http import Head, Reply, Timeouts, UpstreamRequest, UpstreamResponse
+from keyhole.wire.keys import Key
 from keyhole.wire.records import AccessRecord
 
 ALLOWED_ORIGIN = "https://app.example.org"
@@ -192,6 +194,7 @@ class Composed:
                     generate,
                     others={GENERATE_PATH: (is_tgi, tgi)},
                 ),
+                **no_keys(),
                 backends={"hf-inference": HfInference(), "tgi": Tgi(), "openai": OpenAi()},
                 transport=self.transport,
                 clock=SystemClock(),
@@ -252,5 +255,5 @@ def _tell(request: UpstreamRequest, request_id: str, timeouts: Timeouts) -> Upst
     return UpstreamResponse(status=200, headers={}, body=body)
 
 
-def _broken_page(_: Head) -> Reply:
+def _broken_page(_: Head, __: Key | None) -> Reply:
     raise RuntimeError("a text that holds a SECRET-IN-AN-EXCEPTION")

@@ -24,7 +24,7 @@ POLICY = (
 
 def get(path: str, accept: bytes | None = BROWSER) -> Reply:
     headers = () if accept is None else ((b"accept", accept),)
-    return pages()[path](Head(method="GET", path=path, headers=headers))
+    return pages()[path](Head(method="GET", path=path, headers=headers), None)
 
 
 @pytest.mark.parametrize("accept", [BROWSER, b"text/html", b"TEXT/HTML; q=0.5"])

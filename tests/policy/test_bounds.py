@@ -15,7 +15,7 @@ from keyhole.policy.bounds import (
     USUAL_OUTPUT_TOKENS,
     bound_of,
     estimate_tokens,
-    judge_usage,
+    is_credible,
     output_maximum,
     prompt_bound,
 )
@@ -105,20 +105,30 @@ BOUND = Bound(200, 100, 0)
 
 def test_credible_usage_is_believed_also_above_the_hold() -> None:
     for usage in (Usage(0, 0), Usage(150, 90), Usage(300, 500), Usage(12_000, 11_000)):
-        assert judge_usage(usage, BOUND, 50) == (usage, "reported")
+        assert is_credible(usage, BOUND, 50)
 
 
 @pytest.mark.parametrize(
     "usage", [Usage(-1, 5), Usage(5, -1), Usage(10**9, 5), Usage(5, 11_001), Usage(12_001, 5)]
 )
-def test_usage_that_cannot_be_true_is_estimated(usage: Usage) -> None:
-    assert judge_usage(usage, BOUND, 50) == (Usage(200, 50), "estimated")
-    assert judge_usage(usage, BOUND, None) == (Usage(200, 100), "estimated")
+def test_usage_that_cannot_be_true_is_not_believed(usage: Usage) -> None:
+    assert not is_credible(usage, BOUND, 50)
 
 
-def test_a_stream_without_a_report_is_counted() -> None:
-    assert judge_usage(None, BOUND, 50) == (Usage(200, 50), "counted")
-    assert judge_usage(None, BOUND, None) == (Usage(200, 100), "estimated")
+@pytest.mark.parametrize(
+    ("usage", "is_believed"),
+    [
+        (Usage(5, 10**9), True),
+        (Usage(5, 10**9 + 1), False),
+        (Usage(12_000, 5), True),
+        (Usage(12_001, 5), False),
+        (Usage(5, -1), False),
+    ],
+)
+def test_without_limits_only_the_prompt_bounds_what_is_believed(
+    usage: Usage, is_believed: bool
+) -> None:
+    assert is_credible(usage, None, 50) is is_believed
 
 
 def test_a_text_is_estimated_from_its_bytes() -> None:

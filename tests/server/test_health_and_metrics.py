@@ -15,7 +15,7 @@ from keyhole.wire.records import AccessRecord
 
 
 def read(page: Page) -> Reply:
-    return page(Head(method="GET", path="/"))
+    return page(Head(method="GET", path="/"), None)
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:

@@ -46,13 +46,13 @@ def generate(
 
 async def _ask(settings: Settings, body: bytes) -> Any:
     """The answer to one call; raises SetupError."""
-    async with main.open_runtime(settings, observers=()) as runtime:
+    async with main.open_runtime(settings, role="command", observers=()) as runtime:
         return msgspec.json.decode((await _run(runtime.gateway, body)).body)
 
 
 async def _print_stream(settings: Settings, prompt: str, body: bytes) -> None:
     """Print the text of one call as it comes, as `_ask` would have it; raises SetupError."""
-    async with main.open_runtime(settings, observers=()) as runtime:
+    async with main.open_runtime(settings, role="command", observers=()) as runtime:
         reply = await _run(runtime.gateway, body)
         is_reply = ("x-keyhole-translated", "text-to-chat") in reply.headers
         printer = _Printer(sys.stdout)

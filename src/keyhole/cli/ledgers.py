@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from keyhole import main
+from keyhole.bookkeeping import journal_dir
 from keyhole.config import Settings
 from keyhole.ledger.books import Books
 from keyhole.ledger.database import Database
@@ -47,7 +48,7 @@ def caught_up_ledger(settings: Settings) -> Iterator[Database]:
     standard error. Raises as `opened_ledger` does.
     """
     main.make_data_dir(settings.data)
-    database, journal = main.open_database(settings), main.journal_dir(settings.data)
+    database, journal = main.open_database(settings), journal_dir(settings.data)
     books = Books(database)
     try:
         with locked(main.clerk_lock(settings.data)) as descriptor:

@@ -120,6 +120,27 @@ class _Segment:
         """The disk said that it does not have it."""
 
 
+class NoJournal:
+    """ports.Journal for those who only look and spend nothing."""
+
+    is_slow = False
+
+    def intend(self, intent: Intent) -> None:
+        """Nothing."""
+
+    def progress(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def settle(self, receipt: Receipt) -> None:
+        """Nothing."""
+
+    async def synced(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class FileJournal:
     """Segments in one directory, written by this process; other writers have their own.
 

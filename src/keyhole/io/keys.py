@@ -61,6 +61,20 @@ _CHANGED = (
 )
 
 
+class NoKeys:
+    """ports.Keys of whoever needs none: the operator, at a command line."""
+
+    have_existed = False
+
+    def __init__(self) -> None:
+        self.without_key = LiveKey(None, math.inf)
+        self.held: Mapping[bytes, LiveKey] = {}
+
+    def find(self, digest: bytes) -> LiveKey | None:  # noqa: ARG002  # the port's signature
+        """There is none."""
+        return None
+
+
 class MirroredKeys:
     """The virtual keys, from DATA/keys.mirror; for one thread."""
 

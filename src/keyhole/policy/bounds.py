@@ -16,8 +16,7 @@ import msgspec
 from keyhole.errors import ClientError, Code
 from keyhole.policy.limits import Bound
 from keyhole.policy.pricing import Price
-from keyhole.wire.answer import Usage
-from keyhole.wire.books import Basis
+from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.call import Call
 
 TEMPLATE_TOKENS = 128
@@ -32,6 +31,8 @@ _ABSURD_TIMES = 10
 _ABSURD_BEYOND = 10_000
 _ABSURD_TOKENS = 10**9
 
+_QUESTIONS = frozenset({"tgi-tokens", "tgi-info"})
+"""Formats that ask for no text."""
 _SIZES = ("n", "best_of", "num_return_sequences", "max_tokens")
 _MORE_SIZES = ("max_completion_tokens", "max_new_tokens")
 
@@ -42,9 +43,9 @@ def prompt_bound(call: Call) -> int:
     if call.messages:
         tokens = TEMPLATE_TOKENS
         for message in call.messages:
-            tokens += _bytes(message.content) + _bytes(message.role) + MESSAGE_TOKENS
+            tokens += bytes_of(message.content) + bytes_of(message.role) + MESSAGE_TOKENS
     elif isinstance(call.input, str):
-        tokens = _bytes(call.input) + TEMPLATE_TOKENS
+        tokens = bytes_of(call.input) + TEMPLATE_TOKENS
     else:
         tokens = sum(map(_bound_of_item, call.input)) + TEMPLATE_TOKENS
     if original is not None and (original.beyond or original.unreadable):
@@ -76,43 +77,53 @@ def bound_of(call: Call, maximum: int, prices: Iterable[Price | None]) -> Bound:
     return Bound(prompt_tokens, completion_tokens, max(costs, default=0))
 
 
-def judge_usage(reported: Usage | None, bound: Bound, counted: int | None) -> tuple[Usage, Basis]:
-    """What is booked, and how it is known.
+def is_credible(usage: Usage, bound: Bound | None, prompt_estimate: int) -> bool:
+    """Whether what an upstream reports can be true, and is booked.
 
-    What an upstream reports is believed unless it is negative, more than ten times its bound and
-    ten thousand tokens more, or more than 10^9. Otherwise the answer has as many tokens as were
-    `counted` in its stream, or None: as are held for it; and the prompt as many as it can have.
+    Not if it is negative, more than ten times what it can be and ten thousand tokens more, or more
+    than 10^9. `bound` is None where nothing is limited: then only the prompt's size is known.
     """
-    if reported is not None and _is_credible(reported, bound):
-        return reported, "reported"
-    if counted is None:
-        return Usage(bound.prompt_tokens, bound.completion_tokens), "estimated"
-    basis: Basis = "counted" if reported is None else "estimated"
-    return Usage(bound.prompt_tokens, max(counted, 0)), basis
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    if prompt < 0 or completion < 0:
+        return False
+    most_prompt = bound.prompt_tokens if bound is not None else prompt_estimate * BYTES_PER_TOKEN
+    if prompt > min(_ABSURD_TIMES * most_prompt + _ABSURD_BEYOND, _ABSURD_TOKENS):
+        return False
+    if bound is None:
+        return completion <= _ABSURD_TOKENS
+    most = _ABSURD_TIMES * bound.completion_tokens + _ABSURD_BEYOND
+    return completion <= min(most, _ABSURD_TOKENS)
 
 
 def estimate_tokens(text: str) -> int:
-    """About how many tokens a text has, for an answer whose upstream does not say."""
-    return -(-_bytes(text) // BYTES_PER_TOKEN)
+    """About how many tokens a text has, where the upstream does not say."""
+    return -(-bytes_of(text) // BYTES_PER_TOKEN)
 
 
-def _is_credible(usage: Usage, bound: Bound) -> bool:
-    pairs = (
-        (usage.prompt_tokens, bound.prompt_tokens),
-        (usage.completion_tokens, bound.completion_tokens),
-    )
-    return all(
-        0 <= told <= min(_ABSURD_TIMES * most + _ABSURD_BEYOND, _ABSURD_TOKENS)
-        for told, most in pairs
-    )
+def estimate_prompt(call: Call) -> int:
+    """About how many tokens the prompts of a call have, for what its upstream never counted."""
+    original = call.original
+    if original is not None and original.format in _QUESTIONS:
+        return 0
+    if call.messages:
+        return sum(estimate_tokens(message.content) for message in call.messages)
+    if isinstance(call.input, str):
+        return estimate_tokens(call.input)
+    return sum(estimate_tokens(item) for item in call.input if isinstance(item, str))
 
 
-def _bytes(text: str) -> int:
+def estimate_answer(answer: Answer) -> int:
+    """About how many tokens the texts of an answer have."""
+    return sum(estimate_tokens(text) for texts in answer.texts for text in texts)
+
+
+def bytes_of(text: str) -> int:
+    """How many bytes of UTF-8 a text has."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _bound_of_item(item: Any) -> int:
-    return _bytes(item) if isinstance(item, str) else len(msgspec.json.encode(item))
+    return bytes_of(item) if isinstance(item, str) else len(msgspec.json.encode(item))
 
 
 def _count_prompts(call: Call) -> int:

@@ -102,6 +102,8 @@ class Spent(Struct, frozen=True, kw_only=True):
     cost_microusd: int
     requests: int = 0
     """0 for a sum over a budget's window, which says nothing of the minute."""
+    of: Period | Literal["total"] | None = None
+    """The window that it is a sum over; None for what one request used."""
 
 
 def window(per: Period | None, now_ms: int) -> tuple[int, int]:
@@ -230,7 +232,8 @@ def restore(tally: Tally, spent: Spent, now_ms: int, serial: int) -> None:
     if spent.requests and tally.minute_end_ms - MINUTE_MS <= spent.at_ms < tally.minute_end_ms:
         tally.requests += spent.requests
         tally.tokens += spent.tokens
-    if tally.window_start_ms <= spent.at_ms < tally.window_end_ms:
+    is_of_budget = spent.of is None or spent.of == (tally.per or "total")
+    if is_of_budget and tally.window_start_ms <= spent.at_ms < tally.window_end_ms:
         tally.spent += spent.tokens if tally.counts_tokens else spent.cost_microusd
 
 

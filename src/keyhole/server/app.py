@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from keyhole.errors import ClientError, SetupError
-from keyhole.exchange import Admission, Gateway, body_too_large
+from keyhole.exchange import Admission, Gateway
+from keyhole.policy.bodies import body_too_large
 from keyhole.policy.credentials import shows_key
 from keyhole.server.forwarding import AdminDoor
 from keyhole.server.pulled import Pulled
@@ -54,7 +55,10 @@ def create_app() -> AsgiDoor:
         from keyhole import main  # noqa: PLC0415  # the composition root stands above this layer
 
         async with main.open_runtime(
-            main.load_settings(), keeps_clerk=True, serves_admin=True
+            main.load_settings(),
+            keeps_clerk=True,
+            role="server",
+            serves_admin=True,
         ) as runtime:
             door.admin = runtime.admin
             yield runtime.gateway

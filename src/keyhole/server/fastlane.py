@@ -15,7 +15,8 @@ from typing import Any
 
 from keyhole.eager import Eager
 from keyhole.errors import ClientError, Code, KeyholeError
-from keyhole.exchange import Admission, body_too_large
+from keyhole.exchange import Admission
+from keyhole.policy.bodies import body_too_large
 from keyhole.policy.credentials import shows_key
 from keyhole.server.app import UNKNOWN_PEER
 from keyhole.server.heads import KnownHead

@@ -26,7 +26,8 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import msgspec
 
 from keyhole.errors import ClientError, Code, GatewayError, SetupError
-from keyhole.exchange import Admission, Gateway, body_too_large
+from keyhole.exchange import Admission, Gateway
+from keyhole.policy.bodies import body_too_large
 from keyhole.policy.credentials import shows_key
 from keyhole.server.app import LINGER_BYTES, UNKNOWN_PEER, Lifespan
 from keyhole.server.loop import Body, ThreadedGateway
@@ -152,7 +153,7 @@ def _lifespan(config: str | os.PathLike[str] | None, *, local_only: bool) -> Lif
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[Gateway]:
         async with main.open_runtime(
-            settings, keeps_clerk=True, is_local_only=local_only
+            settings, keeps_clerk=True, role="server", is_local_only=local_only
         ) as runtime:
             yield runtime.gateway
 

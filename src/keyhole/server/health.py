@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from keyhole.wire.http import JSON, Head, Page, Reply
+from keyhole.wire.keys import Key
 
 
 class Readiness:
@@ -24,10 +25,10 @@ class Readiness:
         """The pages by their path."""
         return {"/health/live": self._live, "/health/ready": self._ready}
 
-    def _live(self, _: Head) -> Reply:
+    def _live(self, _: Head, __: Key | None) -> Reply:
         return _status(200, "ok")
 
-    def _ready(self, _: Head) -> Reply:
+    def _ready(self, _: Head, __: Key | None) -> Reply:
         return _status(503, "draining") if self.is_draining else _status(200, "ready")
 
 

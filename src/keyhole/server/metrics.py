@@ -29,6 +29,7 @@ from prometheus_client.core import (
 
 from keyhole import __version__
 from keyhole.wire.http import Head, Page, Reply
+from keyhole.wire.keys import Key
 from keyhole.wire.records import AccessRecord
 
 # From a cached page to the longest patience that a route is likely to have.
@@ -159,7 +160,7 @@ class Metrics:
             tokens.add_metric((*pair, "completion"), sums.completion_tokens)
         yield from (seconds, bodies, tokens)
 
-    def _page(self, _: Head) -> Reply:
+    def _page(self, _: Head, __: Key | None) -> Reply:
         return Reply(
             status=200,
             headers=[("content-type", CONTENT_TYPE_LATEST), ("cache-control", "no-store")],

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from keyhole.policy.limits import MINUTE_MS, UNLIMITED, Scopes, Tally, window
 from keyhole.wire.http import JSON, Reply
 from keyhole.wire.keys import Key, Period
 
@@ -32,6 +33,67 @@ class Use(Struct, frozen=True, kw_only=True):
     per: Period | Literal["minute"] | None = None
     """None for a budget in total, and for concurrency."""
     resets_at_ms: int | None = None
+
+
+def uses_of(scopes: Scopes, now_ms: int) -> list[Use]:
+    """How the limits of a key stand, and those of its group."""
+    found: list[Use] = []
+    for tally in scopes:
+        if tally.place == "upstream":
+            continue
+        is_new = now_ms >= tally.minute_end_ms
+        minute_ends_ms = now_ms - now_ms % MINUTE_MS + MINUTE_MS
+        if tally.rpm != UNLIMITED:
+            used = 0 if is_new else tally.requests
+            found.append(
+                Use(
+                    scope=tally.place,
+                    limit="rpm",
+                    unit="requests",
+                    amount=tally.rpm,
+                    used=used,
+                    per="minute",
+                    resets_at_ms=minute_ends_ms,
+                )
+            )
+        if tally.tpm != UNLIMITED:
+            used = 0 if is_new else tally.tokens
+            found.append(
+                Use(
+                    scope=tally.place,
+                    limit="tpm",
+                    unit="tokens",
+                    amount=tally.tpm,
+                    used=used,
+                    per="minute",
+                    resets_at_ms=minute_ends_ms,
+                )
+            )
+        if tally.concurrency != UNLIMITED:
+            found.append(
+                Use(
+                    scope=tally.place,
+                    limit="concurrency",
+                    unit="requests",
+                    amount=tally.concurrency,
+                    used=tally.running,
+                )
+            )
+        if tally.budget != UNLIMITED:
+            found.append(_budget(tally, tally.place, now_ms))
+    return found
+
+
+def _budget(tally: Tally, place: Literal["key", "group"], now_ms: int) -> Use:
+    return Use(
+        scope=place,
+        limit="budget",
+        unit="tokens" if tally.counts_tokens else "microusd",
+        amount=tally.budget,
+        used=0 if now_ms >= tally.window_end_ms else tally.spent,
+        per=tally.per,
+        resets_at_ms=None if tally.per is None else window(tally.per, now_ms)[1],
+    )
 
 
 def show_key(key: Key, uses: Iterable[Use], *, unix_ms: int) -> Reply:

@@ -11,6 +11,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from keyhole.catalog import Upstream
+from keyhole.wire.keys import Key
 
 JSON = "application/json"
 
@@ -83,8 +84,9 @@ class Reply(Struct, kw_only=True):
     """What comes behind `body`, for `stream.start`; None where the body is whole."""
 
 
-Page = Callable[[Head], Reply]
-"""A reply of the server's own, such as health and metrics: made at once, from the head alone."""
+Page = Callable[[Head, Key | None], Reply]
+"""A reply of the server's own, such as health and metrics: made at once, from the head, and the
+key that it was let in with."""
 
 
 class UpstreamRequest(Struct, frozen=True, kw_only=True):

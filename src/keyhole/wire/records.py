@@ -25,6 +25,8 @@ class AccessRecord(Struct):
     status: int = 0
     code: str | None = None
     """The error's code, if it was refused or failed."""
+    key: str | None = None
+    """The name of the key that it was let in with."""
     model: str | None = None
     """The route that answered."""
     public_model: str = ""

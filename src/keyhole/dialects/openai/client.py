@@ -12,6 +12,7 @@ escape in a path.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -27,6 +28,7 @@ from keyhole.errors import ClientError, Code, KeyholeError, UpstreamError
 from keyhole.wire.answer import Answer
 from keyhole.wire.call import Call
 from keyhole.wire.http import JSON, Head, Page, Reply
+from keyhole.wire.keys import Key
 from keyhole.wire.records import AccessRecord
 from keyhole.wire.stops import cut
 
@@ -93,14 +95,19 @@ def rename_model(body: bytes, model: str) -> bytes:
     return msgspec.json.encode({**fields, "model": model})
 
 
-def models_page(catalog: Catalog, created_unix_s: int) -> Page:
+def models_page(
+    catalog: Catalog, created_unix_s: int, may_use: Callable[[Key | None, str], bool]
+) -> Page:
     """The page of GET /v1/models, and of /v1/models/{name} for each name that a route answers to.
 
-    Routes whose name is a pattern are not in the list. The page raises ClientError (404).
+    Routes whose name is a pattern are not in the list, and whoever has a key hears of the models
+    that it may use. The page raises ClientError (404).
     """
 
-    def show(head: Head) -> Reply:
-        return show_models(head, catalog, created_unix_s)
+    def show(head: Head, key: Key | None) -> Reply:
+        named = () if key is None else key.models
+        may = partial(may_use, key)
+        return show_models(head, catalog, created_unix_s, may_use=may, named=named)
 
     return show
 

@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from keyhole.wire.http import Head, Page, Reply
+from keyhole.wire.keys import Key
 
 POLICY = "; ".join(
     (
@@ -60,8 +61,8 @@ def pages() -> Mapping[str, Page]:
 
 
 def _root(html: Page) -> Page:
-    def page(head: Head) -> Reply:
-        reply = html(head) if _is_browser(head) else Reply(status=200, headers=[])
+    def page(head: Head, key: Key | None) -> Reply:
+        reply = html(head, key) if _is_browser(head) else Reply(status=200, headers=[])
         reply.headers.append(("vary", "Accept"))
         return reply
 
@@ -76,7 +77,7 @@ def _file(name: str) -> Page:
     path = Path(__file__).with_name(name)
     content = path.read_bytes()
 
-    def page(_: Head) -> Reply:
+    def page(_: Head, __: Key | None) -> Reply:
         headers = [
             ("content-type", _TYPES[path.suffix]),
             # Asked for anew each time: a page and a script of two versions never meet.

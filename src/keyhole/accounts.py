@@ -1,0 +1,288 @@
+"""What a request may use is held before it is sent, and what it used is written down after it.
+
+An Account is one client's request, an Attempt one try at one target. Opening an account holds the
+worst case in the limits of the key and its group; beginning an attempt holds it in the upstream's,
+and writes the intent: only then may a byte of it go out. Ending an attempt writes the receipt, so
+before the client has the last byte; closing the account settles what was held. Each of these
+happens at once and awaits nothing, so that it also happens on cancellation.
+
+It sends nothing and knows no dialect; `exchange` calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from keyhole.catalog import Route, Target
+from keyhole.errors import ClientError, Code, KeyholeError, UpstreamError
+from keyhole.policy.bounds import (
+    bound_of,
+    estimate_answer,
+    estimate_prompt,
+    is_credible,
+    output_maximum,
+)
+from keyhole.policy.limits import Bound, Hold, allowance, bounds_tokens
+from keyhole.policy.pricing import FREE, Price, Prices
+from keyhole.ports import Clock, Counters, Journal
+from keyhole.wire.answer import Answer, Usage
+from keyhole.wire.books import Basis, Intent, Outcome, Progress, Receipt
+from keyhole.wire.call import Call
+from keyhole.wire.keys import Key, Limits
+from keyhole.wire.records import AccessRecord
+
+_NO_BOUND = Bound(0, 0, 0)
+
+
+class Accounts:
+    """The accounts of all requests of one worker."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        counters: Counters,
+        prices: Prices,
+        upstream_limits: Mapping[str, Limits],
+        clock: Clock,
+    ) -> None:
+        """`upstream_limits` are the operator's own, by upstream, of those that have any."""
+        self.journal = journal
+        self.counters = counters
+        self.prices = prices
+        self._upstream_limits = upstream_limits
+        self._clock = clock
+
+    def open(
+        self,
+        record: AccessRecord,
+        key: Key | None,
+        dialect: str,
+        call: Call,
+        route: Route,
+        targets: Sequence[Target],
+    ) -> Account:
+        """Hold the most that a call may use; raises ClientError (400, 429).
+
+        Whoever gets the account must close it.
+        """
+        counters = self.counters
+        account = Account(
+            books=self,
+            record=record,
+            key=key,
+            dialect=dialect,
+            prompt_estimate=estimate_prompt(call),
+            max_output_tokens=route.max_output_tokens,
+        )
+        scopes = counters.scopes(key)
+        if scopes or (self._upstream_limits and self._bounds_any(targets)):
+            if bounds_tokens(scopes) or self._upstream_limits:
+                account.max_output_tokens = output_maximum(call, route.max_output_tokens)
+            most = account.max_output_tokens or output_maximum(call, route.max_output_tokens)
+            prices = [self._price_if_known(target) for target in targets]
+            account.bound = bound_of(call, most, prices)
+            account.hold = counters.hold(scopes, account.bound, record.began_unix_ms)
+        return account
+
+    def begin(self, account: Account, target: Target, *, requests: int, began_s: float) -> Attempt:
+        """Write down that a target is asked; its request may go out when this returns.
+
+        `requests` is how many go to the upstream, `began_s` a time of the clock. Raises ClientError
+        (an upstream's limit, price_unknown), UpstreamError (out of credits) or GatewayError
+        (journal_full); then it must not go out.
+        """
+        record, upstream, counters = account.record, target.upstream.name, self.counters
+        counters.check_credits(upstream, record.began_unix_ms)
+        price = self.prices.find(target)
+        hold = None
+        limits = self._upstream_limits.get(upstream)
+        if limits is not None:
+            bound = account.bound or _NO_BOUND
+            of_target = Bound(
+                bound.prompt_tokens,
+                bound.completion_tokens,
+                (price or FREE).cost_microusd(bound.prompt_tokens, bound.completion_tokens),
+                requests,
+            )
+            scopes = counters.upstream_scopes(upstream, limits)
+            hold = counters.hold(scopes, of_target, self._clock.unix_ms())
+        number, key = record.attempts + 1, account.key
+        intent = Intent(
+            record.request_id,
+            number,
+            record.began_unix_ms if number == 1 else self._clock.unix_ms(),
+            None if key is None else key.id,
+            None if key is None else key.name,
+            None if key is None or key.group is None else key.group.name,
+            account.dialect,
+            record.public_model,
+            upstream,
+            target.label,
+            account.prompt_estimate,
+            None if price is None else price.prompt,
+            None if price is None else price.completion,
+        )
+        try:
+            self.journal.intend(intent)
+        except BaseException:
+            if hold is not None:
+                counters.release(hold)
+            raise
+        record.attempts = number
+        record.upstream, record.target = upstream, target.label
+        return Attempt(account, intent, price, hold, began_s)
+
+    def _bounds_any(self, targets: Sequence[Target]) -> bool:
+        return any(target.upstream.name in self._upstream_limits for target in targets)
+
+    def _price_if_known(self, target: Target) -> Price | None:
+        try:
+            return self.prices.find(target)
+        except ClientError:  # it is refused when its turn comes
+            return None
+
+
+class Account(Struct, kw_only=True):
+    """One client's request: what is held for it, and what its attempts have used."""
+
+    books: Accounts
+    record: AccessRecord
+    key: Key | None
+    dialect: str
+    prompt_estimate: int
+    """About how many tokens the prompt has, for attempts whose upstream never says."""
+    max_output_tokens: int | None
+    """What a call that names no maximum asks for."""
+    bound: Bound | None = None
+    """None where nothing is limited."""
+    hold: Hold | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_microusd: int = 0
+
+    @property
+    def allowance(self) -> int | None:
+        """At how many completion tokens a stream has to be cut; None where nothing bounds them."""
+        return None if self.hold is None else allowance(self.hold)
+
+    def close(self) -> None:
+        """Settle what is held with what was used; a second time does nothing."""
+        hold = self.hold
+        if hold is None:
+            return
+        self.hold = None
+        if self.record.attempts:
+            used = (self.prompt_tokens, self.completion_tokens, self.cost_microusd)
+            self.books.counters.settle(hold, *used)
+        else:
+            self.books.counters.release(hold)
+
+
+class Ending(Struct, frozen=True):
+    """How a stream went."""
+
+    usage: Usage | None
+    """The last that the upstream reported."""
+    pieces: int
+    """Of text that came; counted as a token each."""
+    outcome: Outcome
+    is_whole: bool
+    """Whether the upstream has said that it is complete."""
+
+
+class Attempt(Struct):
+    """One try at one target, whose intent is written; it must be ended, once."""
+
+    account: Account
+    intent: Intent
+    price: Price | None
+    hold: Hold | None
+    began_s: float
+    first_byte_s: float | None = None
+    is_over: bool = False
+
+    def answered(self, answer: Answer, now_s: float) -> None:
+        """It brought a whole answer."""
+        usage = answer.usage
+        basis: Basis = "reported"
+        if usage is None or not self._believes(usage):
+            usage, basis = Usage(self.account.prompt_estimate, estimate_answer(answer)), "estimated"
+        self.first_byte_s = now_s
+        self._end(200, "ok", usage, basis, now_s)
+
+    def streamed(self, ending: Ending, now_s: float) -> None:
+        """Its stream is over."""
+        usage, pieces, outcome = ending.usage, ending.pieces, ending.outcome
+        basis: Basis = "reported"
+        if usage is not None and not self._believes(usage):
+            basis, usage = "estimated", Usage(self.account.prompt_estimate, pieces)
+        elif usage is None or not ending.is_whole:
+            # What was reported before a stream broke off may be of its beginning.
+            basis = "counted"
+            told = usage or Usage(self.account.prompt_estimate, 0)
+            usage = Usage(told.prompt_tokens, max(pieces, told.completion_tokens))
+        if outcome == "upstream_error" and not pieces:
+            usage = Usage(0, 0)
+        self._end(200, outcome, usage, basis, now_s)
+
+    def failed(self, error: BaseException, now_s: float, *, is_cut: bool = False) -> None:
+        """It brought nothing: an error, or nobody waits for it any more."""
+        nothing, status = Usage(0, 0), 502
+        outcome: Outcome = "upstream_error"
+        if isinstance(error, UpstreamError):
+            status = error.upstream_status or (504 if error.code is Code.UPSTREAM_TIMEOUT else 502)
+            if error.code is Code.UPSTREAM_REFUSED_REQUEST:
+                outcome = "client_error"
+            if error.code is Code.UPSTREAM_OUT_OF_CREDITS:
+                self.account.books.counters.out_of_credits(
+                    self.intent.upstream, self.intent.started_at_ms
+                )
+        elif isinstance(error, ClientError):
+            outcome, status = "client_error", error.status
+        elif isinstance(error, asyncio.CancelledError):
+            # The upstream had the prompt, and was at work on it.
+            nothing = Usage(self.account.prompt_estimate, 0)
+            outcome, status = ("cut" if is_cut else "client_gone"), 0
+        elif isinstance(error, KeyholeError):
+            outcome, status = "interrupted", 0
+        basis: Basis = "estimated" if nothing.prompt_tokens else "counted"
+        self._end(status, outcome, nothing, basis, now_s)
+
+    def progressed(self, pieces: int) -> None:
+        """A long stream has come so far."""
+        intent = self.intent
+        progress = Progress(intent.exchange_id, intent.attempt, pieces)
+        self.account.books.journal.progress(progress)
+
+    def _believes(self, usage: Usage) -> bool:
+        return is_credible(usage, self.account.bound, self.account.prompt_estimate)
+
+    def _end(self, status: int, outcome: Outcome, usage: Usage, basis: Basis, now_s: float) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        account, price, first_s = self.account, self.price, self.first_byte_s
+        prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
+        cost = 0 if price is None else price.cost_microusd(prompt_tokens, completion_tokens)
+        account.books.journal.settle(
+            Receipt(
+                self.intent,
+                status,
+                outcome,
+                prompt_tokens,
+                completion_tokens,
+                basis,
+                cost,
+                None if first_s is None else round((first_s - self.began_s) * 1000, 3),
+                round((now_s - self.began_s) * 1000, 3),
+            )
+        )
+        account.prompt_tokens += prompt_tokens
+        account.completion_tokens += completion_tokens
+        account.cost_microusd += cost
+        if self.hold is not None:
+            account.books.counters.settle(self.hold, prompt_tokens, completion_tokens, cost)
