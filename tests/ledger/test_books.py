@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -37,7 +38,7 @@ def empty(database: Database) -> None:
             connection.execute(text(f"DELETE FROM {table}"))
 
 
-def everything(database: Database) -> dict[str, object]:
+def everything(database: Database) -> dict[str, Any]:
     """All that was counted, in an order that does not depend on the way there."""
     with database.reading() as connection:
         rollups = [tuple(map(tuple, connection.execute(text(sql)))) for sql in ROLLUPS]
@@ -165,6 +166,10 @@ def test_any_order_repetition_and_retry_comes_to_the_same(
     books.post(batch(*[line(number) for number in sorted(numbers)]))
     expected = everything(database)
     assert len(UsageReader(database).rows()) == len(numbers)
+    starts = [[row[1] for row in rollup] for rollup in expected["rollups"]]
+    assert (
+        {start % HOUR_MS for start in starts[0]} == {start % DAY_MS for start in starts[1]} == {0}
+    )
     empty(database)
 
     repeated = data.draw(st.lists(st.sampled_from(sorted(numbers)), max_size=20))

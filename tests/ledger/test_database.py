@@ -45,18 +45,16 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
 
 def test_several_can_migrate_at_once(ledger_url: str) -> None:
     """Each waits for the other, and finds everything there."""
-    several = [Database(ledger_url) for _ in range(4)]
-    together = threading.Barrier(len(several))
+    together = threading.Barrier(4)
 
-    def migrate(one: Database) -> None:
-        together.wait(10)
-        one.migrate()
-        one.check_version()
+    def migrate(_: int) -> None:
+        with Database(ledger_url) as one:
+            together.wait(10)
+            one.migrate()
+            one.check_version()
 
-    with ThreadPoolExecutor(len(several)) as pool:
-        list(pool.map(migrate, several))
-    for one in several:
-        one.close()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(migrate, range(4)))
 
 
 def test_a_newer_ledger_is_refused_and_left_alone(database: Database) -> None:

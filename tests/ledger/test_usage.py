@@ -113,6 +113,7 @@ def test_usage_of_any_span_equals_the_sum_of_its_rows(books: Books, reader: Usag
         usage = reader.usage("model", since_ms=since, until_ms=until)
         assert {one.name: one.cost_microusd for one in usage.sums} == expected
         assert usage.total.requests == len(rows)
+        assert reader.usage("model", since_ms=since, until_ms=until, limit=9) == usage
         assert (usage.since_ms, usage.until_ms) == (since, until)
         by_day = reader.usage("day", since_ms=since, until_ms=until)
         assert sum(one.requests for one in by_day.sums) == len(rows)

@@ -11,7 +11,7 @@ it makes writers take turns, so that versions become visible in their order and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from keyhole.ledger.database import Database
+from keyhole.ledger.lines import Line, Place, clean, place_of, sort_lines
 from keyhole.ledger.schema import (
     ATTEMPTS,
     CHANGES,
@@ -43,21 +44,10 @@ from keyhole.ledger.schema import (
     SPENT,
 )
 from keyhole.ledger.sums import DAY_MS, HOUR_MS, KINDS, Row, Sums
-from keyhole.wire.books import Intent, Progress, Receipt
-
-Line = Intent | Progress | Receipt
-"""What stands in a line of the journal."""
+from keyhole.wire.books import Intent, Receipt
 
 Kept = Literal["attempts", "hourly", "daily"]
 """Tables that retention shortens."""
-
-Place = tuple[str, int]
-"""Which attempt: the exchange's id and the number."""
-
-MAX_TEXT_CHARS = 300
-"""Longer texts are cut: PostgreSQL's indexes take no entry of more than 2,704 bytes."""
-MAX_AMOUNT = 10**15
-"""A billion dollars, in micro-dollars: what is more is no amount, and would overflow the sums."""
 
 _ASKED_AT_ONCE = 1000
 _FETCHED_AT_ONCE = 2000
@@ -162,7 +152,7 @@ class Books:
 
     def post(self, batch: Batch) -> Posted:
         """Post a batch, all of it or nothing; LostRace where another has."""
-        receipts, intents, progress = _sort(batch.lines)
+        receipts, intents, progress = sort_lines(batch.lines)
         with self._database.writing() as connection:
             version = _raise_version(connection)
             _move_offset(connection, batch)
@@ -231,7 +221,7 @@ class Books:
         """Remove up to that many of the oldest rows from before a moment; how many there were.
 
         Rows go by whole hours and rollups by whole days, so that sums can be told exactly of
-        what is left. The totals of budgets stay.
+        what is left; what is coarser is to be kept at least as long. Budgets' totals stay.
         """
         unit_ms = HOUR_MS if kept == "attempts" else DAY_MS
         before_ms -= before_ms % unit_ms
@@ -258,7 +248,7 @@ class Books:
 
     def mark(self, upstream: str, *, reason: str, now_ms: int) -> None:
         """Mark an upstream as out of credits, since now."""
-        row = {"upstream": _clean(upstream), "reason": _clean(reason), "since_ms": now_ms}
+        row = {"upstream": clean(upstream), "reason": clean(reason), "since_ms": now_ms}
         with self._database.writing() as connection:
             _raise_version(connection)
             insert = _insert(connection, MARKS)
@@ -271,7 +261,7 @@ class Books:
         """Take the mark away; whether there was one."""
         with self._database.writing() as connection:
             _raise_version(connection)
-            is_it = MARKS.c.upstream == _clean(upstream)
+            is_it = MARKS.c.upstream == clean(upstream)
             return connection.execute(delete(MARKS).where(is_it)).rowcount > 0
 
     def marks(self) -> tuple[Mark, ...]:
@@ -296,78 +286,6 @@ def interrupted(found: OpenIntent) -> Receipt:
         ttft_ms=None,
         duration_ms=0.0,
     )
-
-
-def place_of(intent: Intent | Progress) -> Place:
-    """Which attempt a line is about."""
-    return intent.exchange_id, intent.attempt
-
-
-def _sort(
-    lines: Iterable[Line],
-) -> tuple[dict[Place, Receipt], dict[Place, Intent], dict[Place, int]]:
-    """The receipts, the intents without one, and how far those are."""
-    receipts: dict[Place, Receipt] = {}
-    intents: dict[Place, Intent] = {}
-    progress: dict[Place, int] = {}
-    for line in lines:
-        if isinstance(line, Receipt):
-            receipt = _storable(line)
-            receipts.setdefault(place_of(receipt.intent), receipt)
-        elif isinstance(line, Intent):
-            intent = _storable_intent(line)
-            intents.setdefault(place_of(intent), intent)
-        else:
-            place = (_clean(line.exchange_id), line.attempt)
-            progress[place] = max(progress.get(place, 0), _bounded(line.completion_tokens))
-    for place in receipts:
-        intents.pop(place, None)
-        progress.pop(place, None)
-    return receipts, intents, progress
-
-
-def _storable(receipt: Receipt) -> Receipt:
-    intent = _storable_intent(receipt.intent)
-    amounts = (receipt.prompt_tokens, receipt.completion_tokens, receipt.cost_microusd)
-    if intent is receipt.intent and min(amounts) >= 0 and max(amounts) <= MAX_AMOUNT:
-        return receipt
-    return msgspec.structs.replace(
-        receipt,
-        intent=intent,
-        prompt_tokens=_bounded(receipt.prompt_tokens),
-        completion_tokens=_bounded(receipt.completion_tokens),
-        cost_microusd=_bounded(receipt.cost_microusd),
-    )
-
-
-def _storable_intent(intent: Intent) -> Intent:
-    """The same where both databases can hold its texts, as nearly always."""
-    texts = (
-        intent.exchange_id,
-        intent.key_id or "",
-        intent.key or "",
-        intent.group or "",
-        intent.dialect,
-        intent.model,
-        intent.upstream,
-        intent.target,
-    )
-    joined = "".join(texts)
-    if len(joined) <= MAX_TEXT_CHARS and joined.isprintable():
-        return intent
-    fields = msgspec.structs.asdict(intent)
-    cleaned = {n: _clean(value) for n, value in fields.items() if isinstance(value, str)}
-    return Intent(**(fields | cleaned))
-
-
-def _clean(value: str) -> str:
-    """Without what PostgreSQL takes in no text, NUL and halves of surrogate pairs, and not long."""
-    sound = value.replace("\0", "\ufffd").encode(errors="replace").decode()
-    return sound[:MAX_TEXT_CHARS]
-
-
-def _bounded(amount: int) -> int:
-    return min(max(amount, 0), MAX_AMOUNT)
 
 
 def _raise_version(connection: Connection) -> int:

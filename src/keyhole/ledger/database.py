@@ -14,7 +14,10 @@ PostgreSQL: what is read in one transaction is of one moment (REPEATABLE READ), 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,12 +150,9 @@ class Database:
         )
 
         @event.listens_for(engine, "do_connect")
-        def make_private(*_: Any) -> None:
-            try:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-            except OSError as error:
-                raise LedgerUnavailable(f"{path} cannot be opened: {error.strerror}.") from None
+        def make_file(*_: Any) -> None:
+            if not path.exists():
+                _make_private_file(path)
 
         @event.listens_for(engine, "connect")
         def set_up(connection: Any, _record: object) -> None:
@@ -210,6 +210,28 @@ class Database:
         if self._url.password:
             line = line.replace(str(self._url.password), "***")
         return line.rstrip(".") + "."
+
+
+def _make_private_file(path: Path) -> None:
+    """Make an empty database that only we may read, unless there is one now.
+
+    Under another name first. To close a file drops every lock that this process has on it, those
+    of SQLite's connections too (https://www.sqlite.org/howtocorrupt.html, 2.2, November 2026); and
+    where two switch to WAL at once, one is told "locked" without being waited for.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.close(made)
+        with contextlib.closing(sqlite3.connect(name)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+        with contextlib.suppress(FileExistsError):
+            os.link(name, path)
+        Path(name).unlink()
+    except OSError as error:
+        raise LedgerUnavailable(f"{path} cannot be opened: {error.strerror}.") from None
+    except sqlite3.Error as error:
+        raise LedgerUnavailable(f"{path} cannot be made: {error}.") from None
 
 
 def _is_passing(error: DBAPIError) -> bool:

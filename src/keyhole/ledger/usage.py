@@ -37,15 +37,19 @@ from keyhole.ledger.schema import (
     OPEN_INTENTS,
 )
 from keyhole.ledger.spans import Forgotten, Piece, pieces, widen
-from keyhole.ledger.sums import DAY_MS, ERRORS
+from keyhole.ledger.sums import DAY_MS, ERRORS, HOUR_MS
 from keyhole.wire.books import Basis, Intent, Outcome
 
 By = Literal["key", "group", "model", "upstream", "day"]
+View = By | Literal["all"]
 
 FOREVER_MS = 253_402_300_800_000
 """The first moment of the year 10000."""
 MAX_ROWS = 10_000
 """Of one page."""
+MAX_NAMES = 1000
+"""Of one answer that has a limit."""
+_MAX_STARTS = 400
 
 _AMOUNTS = ("requests", "errors", "prompt_tokens", "completion_tokens", "cost_microusd")
 
@@ -148,9 +152,15 @@ class UsageReader:
         since_ms, until_ms = max(since_ms, 0), min(max(until_ms, 0), FOREVER_MS)
         with self._database.reading() as connection:
             since_ms, until_ms = widen(since_ms, until_ms, _read_forgotten(connection))
-            parts = pieces(since_ms, until_ms)
+            first_ms, end_ms = _read_extent(connection)
+            parts = pieces(max(since_ms, first_ms), min(until_ms, end_ms))
             total = connection.execute(_summed(parts, "all")).first()
-            query = _summed(parts, by).limit(limit).offset(skip)
+            names = None
+            if limit is not None and by != "day":
+                limit = min(limit, MAX_NAMES)
+                found = connection.execute(_ranked(parts, by).limit(limit).offset(skip))
+                names, skip = [row.name for row in found], 0
+            query = _summed(parts, by, names).limit(limit).offset(skip)
             sums = tuple(_sum_of(row, by) for row in connection.execute(query))
             return Usage(since_ms, until_ms, sums, _make_sum(total, None))
 
@@ -200,14 +210,9 @@ def in_words(moment_ms: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment_ms % 1000:03d}Z"
 
 
-def _summed(parts: list[Piece], by: By | Literal["all"]) -> Select[Any]:
-    """The sums of all parts, by one of the ways to look at them."""
-    selects = [
-        _of_rows(part, by) if part.source == "attempts" else _of_rollup(part, by) for part in parts
-    ]
-    if not selects:
-        selects = [_of_rows(Piece("attempts", 0, 0), by)]
-    found = union_all(*selects).subquery()
+def _summed(parts: list[Piece], by: View, names: list[str] | None = None) -> Select[Any]:
+    """The sums of all parts, by one of the ways to look at them; of all names or of these."""
+    found = union_all(*_parts(parts, by, names)).subquery()
     amounts = [func.sum(found.c[amount]).label(amount) for amount in _AMOUNTS]
     if by == "all":
         return select(*amounts)
@@ -221,27 +226,57 @@ def _summed(parts: list[Piece], by: By | Literal["all"]) -> Select[Any]:
         source = sums.outerjoin(KEYS, KEYS.c.id == sums.c.name)
         label = func.coalesce(KEYS.c.name, sums.c.name)
     tokens = sums.c.prompt_tokens + sums.c.completion_tokens
-    most_first = (sums.c.cost_microusd.desc(), tokens.desc(), sums.c.requests.desc(), sums.c.name)
+    most_first = (sums.c.cost_microusd.desc(), tokens.desc(), sums.c.name)
     return select(sums, label.label("label")).select_from(source).order_by(*most_first)
 
 
-def _of_rollup(part: Piece, by: By | Literal["all"]) -> Select[Any]:
-    table = DAILY if part.source == "daily" else HOURLY
+def _ranked(parts: list[Piece], by: View) -> Select[Any]:
+    """The names in the order of `_summed`, and nothing else.
+
+    Grouping many names is sorting, which is quicker the less there is of each.
+    """
+    narrow = []
+    for part in _parts(parts, by):
+        of = part.selected_columns
+        tokens_of = (of.prompt_tokens + of.completion_tokens).label("tokens")
+        narrow.append(part.with_only_columns(of.name, of.cost_microusd.label("cost"), tokens_of))
+    found = union_all(*narrow).subquery()
+    cost, tokens = func.sum(found.c.cost).label("cost"), func.sum(found.c.tokens).label("tokens")
+    ranked = select(found.c.name, cost, tokens).group_by(found.c.name)
+    return ranked.order_by(cost.desc(), tokens.desc(), found.c.name)
+
+
+def _parts(parts: list[Piece], by: View, names: list[str] | None = None) -> list[Select[Any]]:
+    """A select for each part, at least one, all of the same columns."""
+    nothing = Piece("attempts", 0, 0)
+    return [
+        _of_rows(part, by, names) if part.source == "attempts" else _of_rollup(part, by, names)
+        for part in parts or [nothing]
+    ]
+
+
+def _of_rollup(part: Piece, by: View, names: list[str] | None) -> Select[Any]:
+    table, unit_ms = (DAILY, DAY_MS) if part.source == "daily" else (HOURLY, HOUR_MS)
     start = table.c.day_ms if part.source == "daily" else table.c.hour_ms
     name: ColumnElement[Any] = table.c.name
     if by == "day":
         name = start - start % DAY_MS
     amounts = [table.c[amount] for amount in _AMOUNTS]
-    return select(name.label("name"), *amounts).where(
-        table.c.kind == ("all" if by == "day" else by),
-        start >= part.since_ms,
-        start < part.until_ms,
+    query = select(name.label("name"), *amounts).where(
+        table.c.kind == ("all" if by == "day" else by)
     )
+    if names is not None:
+        query = query.where(name.in_(names))
+        starts = range(part.since_ms, part.until_ms, unit_ms)
+        if len(starts) <= _MAX_STARTS:
+            # Each is found by the primary key, instead of looking through all the names.
+            return query.where(start.in_(starts))
+    return query.where(start >= part.since_ms, start < part.until_ms)
 
 
-def _of_rows(part: Piece, by: By | Literal["all"]) -> Select[Any]:
+def _of_rows(part: Piece, by: View, names: list[str] | None) -> Select[Any]:
     rows = ATTEMPTS.c
-    names: dict[str, ColumnElement[Any]] = {
+    ways: dict[str, ColumnElement[Any]] = {
         "all": literal(NO_NAME),
         "key": func.coalesce(rows.key_id, NO_NAME),
         "group": func.coalesce(rows.group_name, NO_NAME),
@@ -249,14 +284,22 @@ def _of_rows(part: Piece, by: By | Literal["all"]) -> Select[Any]:
         "upstream": rows.upstream,
         "day": rows.started_at_ms - rows.started_at_ms % DAY_MS,
     }
-    return select(
-        names[by].label("name"),
+    query = select(
+        ways[by].label("name"),
         literal(1).label("requests"),
         case((rows.outcome.in_(ERRORS), 1), else_=0).label("errors"),
         rows.prompt_tokens,
         rows.completion_tokens,
         rows.cost_microusd,
     ).where(rows.started_at_ms >= part.since_ms, rows.started_at_ms < part.until_ms)
+    return query if names is None else query.where(ways[by].in_(names))
+
+
+def _read_extent(connection: Connection) -> tuple[int, int]:
+    """When the first day begins that anything is kept of, and when the last one ends."""
+    days = select(func.min(DAILY.c.day_ms), func.max(DAILY.c.day_ms)).where(DAILY.c.kind == "all")
+    first_ms, last_ms = connection.execute(days).one()
+    return (0, 0) if first_ms is None else (first_ms, last_ms + DAY_MS)
 
 
 def _read_forgotten(connection: Connection) -> Forgotten:
