@@ -101,9 +101,10 @@ class Accounts:
         (journal_full); then it must not go out.
         """
         upstream, counters = target.upstream.name, self.counters
-        counters.check_credits(upstream, record.began_unix_ms)
-        price = self.prices.find(target)
+        if counters.credits_gone:
+            counters.check_credits(upstream, record.began_unix_ms)
         number = record.attempts + 1
+        price = self.prices.find(target)
         if account is NO_ACCOUNT:
             record.attempts, record.upstream, record.target = number, upstream, target.label
             return NO_ATTEMPT

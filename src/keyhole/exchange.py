@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from keyhole.accounts import Account, Accounts, Attempt, Ending
 from keyhole.backends.base import EVENT_STREAM, Backend
 from keyhole.backends.faults import echoed_secret
-from keyhole.catalog import Access, Catalog, Route, Target
+from keyhole.catalog import DEFAULT_ROUTE, Access, Catalog, Route, Target
 from keyhole.dialects.base import ClientDialect
 from keyhole.eager import be_a_task
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
@@ -315,12 +315,13 @@ class Gateway:
         key = admission.live.key
         if key is not None:
             check_model(key, call.model)
-        route = find_route(self.parts.catalog, call.model)
+        catalog = self.parts.catalog
+        route = catalog.exact.get(call.model or DEFAULT_ROUTE) or find_route(catalog, call.model)
         record.model = route.name
         record.public_model = call.model or route.name
         patience_s = route.first_byte_timeout_s or dialect.first_byte_timeout_s
         began_s = self.parts.clock.monotonic()  # not while a client was sending
-        targets = plan(route, call.model)
+        targets = plan(route, call.model) if route.is_as_asked else route.targets
         account = self.parts.accounts.open(record, key, dialect.name, call, route, targets)
         if account.hold is not None:
             admission.scopes = account.hold.scopes

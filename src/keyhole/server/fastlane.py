@@ -50,7 +50,8 @@ class FastLane(StrictProtocol):
             admission = self.edge.gateway.admit_again(self._known.admission)
             self.running = self.cycle = cycle = HotCycle(self, admission, keep_alive=True)
             body, missing = begun
-            if not missing and self.edge.has_room(len(body)):
+            edge = self.edge
+            if not missing and edge.buffered_bytes + len(body) <= edge.max_buffered_bytes:
                 cycle.take_whole(body)
                 return
             self._missing = missing
@@ -219,7 +220,9 @@ class HotCycle(Eager):
         expects_continue: bool = False,
         is_http_1_0: bool = False,
     ) -> None:
-        super().__init__(protocol.loop, protocol.tasks)
+        # What Eager's own does, without the call.
+        self._coroutine = self._waits_for = self.task = None
+        self._loop, self._tasks = protocol.loop, protocol.tasks
         self._protocol = protocol
         self._is_chunked = not is_http_1_0
         self._head = b""
