@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from keyhole.ledger.database import Database
-from keyhole.ledger.lines import Line, Place, Row, clean, place_of, row_of, sort_lines
+from keyhole.ledger.lines import Line, Place, Row, Sorted, clean, place_of, row_of, sort_lines
 from keyhole.ledger.schema import (
     ATTEMPTS,
     CHANGES,
@@ -77,6 +77,8 @@ class Batch(Struct, frozen=True, kw_only=True):
     lines: Sequence[Line]
     is_sealed: bool = False
     """Whether nothing will ever follow."""
+    is_plain: bool = False
+    """Whether the texts need no mending (`segments.Piece`)."""
 
 
 class Posted(Struct, frozen=True):
@@ -158,29 +160,21 @@ class Books:
 
         As if no row were there yet, which nearly always is so; else once more, asking for each.
         """
-        sorted_lines = sort_lines(batch.lines)
+        found = sort_lines(batch.lines, is_plain=batch.is_plain)
         try:
-            return self._post(batch, *sorted_lines, is_sure=True)
+            return self._post(batch, found, is_sure=True)
         except _Known:
-            return self._post(batch, *sorted_lines, is_sure=False)
+            return self._post(batch, found, is_sure=False)
 
-    def _post(
-        self,
-        batch: Batch,
-        rows: list[Row],
-        intents: dict[Place, Intent],
-        progress: dict[Place, int],
-        *,
-        is_sure: bool,
-    ) -> Posted:
+    def _post(self, batch: Batch, found: Sorted, *, is_sure: bool) -> Posted:
         with self._database.writing() as connection:
             version = _raise_version(connection)
             _move_offset(connection, batch)
-            new = _insert_attempts(connection, rows, is_sure=is_sure)
+            new = _insert_attempts(connection, found.rows, is_sure=is_sure)
             _count(connection, new, version)
-            _close_intents(connection, rows)
-            _open_intents(connection, batch, intents, progress)
-            _note_progress(connection, progress)
+            _close_intents(connection, found.ended)
+            _open_intents(connection, batch, found.intents, found.progress)
+            _note_progress(connection, found.progress)
         return Posted(len(new), version)
 
     def interrupt(self, node: str, segment: str) -> list[Receipt]:
@@ -200,7 +194,7 @@ class Books:
             rows = [row_of(receipt) for receipt in receipts]
             new = _insert_attempts(connection, rows, is_sure=False)
             _count(connection, new, version)
-            _close_intents(connection, rows)
+            _close_intents(connection, {row[:2] for row in rows})
         places = {row[:2] for row in new}
         return [receipt for receipt in receipts if place_of(receipt.intent) in places]
 
@@ -426,14 +420,13 @@ def _is_place(table: Table) -> Any:
     return (table.c.exchange_id == bindparam("id")) & (table.c.attempt == bindparam("number"))
 
 
-def _close_intents(connection: Connection, rows: list[Row]) -> None:
-    """Few are open at a time: they are looked for among the rows, and not the rows among them."""
-    some = max(len(rows), _ASKED_AT_ONCE)
+def _close_intents(connection: Connection, ended: set[Place]) -> None:
+    """Few are open at a time: they are looked for among the ended, not these among the open."""
+    some = max(len(ended), _ASKED_AT_ONCE)
     found = select(OPEN_INTENTS.c.exchange_id, OPEN_INTENTS.c.attempt).limit(some)
     opened = connection.execute(found).fetchall()
-    ended = {row[:2] for row in rows}
     if len(opened) < some:
-        ended.intersection_update(map(tuple, opened))
+        ended = ended.intersection(map(tuple, opened))
     _execute_many(connection, _CLOSE, sorted(ended))
 
 

@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import astuple
 
 from keyhole.wire.books import Intent, Progress, Receipt
@@ -36,20 +37,28 @@ def place_of(intent: Intent | Progress) -> Place:
     return intent.exchange_id, intent.attempt
 
 
-def sort_lines(
-    lines: Iterable[Line],
-) -> tuple[list[Row], dict[Place, Intent], dict[Place, int]]:
-    """The receipts as rows, the intents without one, and how far those are.
+class Sorted(Struct, frozen=True):
+    """What lines say."""
 
-    The rows are in the order of the table, which writes the fewest of its pages; a receipt that
-    stands there twice is there twice.
-    """
+    rows: list[Row]
+    """The receipts, in the order of the table, which writes the fewest of its pages; one that
+    stands there twice is there twice."""
+    ended: set[Place]
+    """Which attempts these are."""
+    intents: dict[Place, Intent]
+    """Those without a receipt here."""
+    progress: dict[Place, int]
+    """How far such attempts are."""
+
+
+def sort_lines(lines: Iterable[Line], *, is_plain: bool = False) -> Sorted:
+    """Sort them; `is_plain` says that there is no text to be mended."""
     rows: list[Row] = []
     intents: dict[Place, Intent] = {}
     progress: dict[Place, int] = {}
     for line in lines:
         if isinstance(line, Receipt):
-            rows.append(row_of(line))
+            rows.append(row_of(line, is_plain=is_plain))
         elif isinstance(line, Intent):
             intent = _storable_intent(line)
             intents.setdefault(place_of(intent), intent)
@@ -57,17 +66,17 @@ def sort_lines(
             place = (clean(line.exchange_id), line.attempt)
             progress[place] = max(progress.get(place, 0), _bounded(line.completion_tokens))
     rows.sort(key=_FIRST)
-    if intents or progress:
-        for row in rows:
-            place = row[:2]
-            intents.pop(place, None)
-            progress.pop(place, None)
-    return rows, intents, progress
+    ended = set(map(_PLACE, rows))
+    for place in ended.intersection(intents):
+        del intents[place]
+    for place in ended.intersection(progress):
+        del progress[place]
+    return Sorted(rows, ended, intents, progress)
 
 
-def row_of(receipt: Receipt) -> Row:
+def row_of(receipt: Receipt, *, is_plain: bool = False) -> Row:
     """What the table `attempts` takes of it."""
-    intent = _storable_intent(receipt.intent)
+    intent = receipt.intent if is_plain else _storable_intent(receipt.intent)
     row = astuple(intent)[:10] + astuple(receipt)[1:9]
     prompt, completion, cost = row[12], row[13], row[15]
     if 0 <= prompt <= MAX_AMOUNT and 0 <= completion <= MAX_AMOUNT and 0 <= cost <= MAX_AMOUNT:
@@ -106,4 +115,4 @@ def _bounded(amount: int) -> int:
     return min(max(amount, 0), MAX_AMOUNT)
 
 
-_FIRST = itemgetter(0)
+_FIRST, _PLACE = itemgetter(0), itemgetter(0, 1)

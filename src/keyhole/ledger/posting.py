@@ -173,6 +173,7 @@ class Poster:
                         ends_at=piece.offset,
                         lines=piece.lines,
                         is_sealed=is_end,
+                        is_plain=piece.is_plain,
                     )
                     inserted = self._books.post(batch).inserted
                     self._offsets[place] = piece.offset

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import itemgetter
 
 from keyhole.ledger.lines import Row
 from keyhole.ledger.schema import NO_NAME
@@ -21,6 +22,9 @@ ERRORS = frozenset({"client_error", "upstream_error", "interrupted"})
 
 KINDS = ("all", "key", "group", "model", "upstream")
 """The ways to look at what was used; `all` has one row for each hour and day."""
+
+_COUNTED = itemgetter(2, 3, 5, 7, 8, 11, 12, 13, 15)
+"""Of a row: its time, the names of KINDS, its outcome, tokens and cost."""
 
 SPENDERS = ("key", "group", "upstream")
 """What can have a budget."""
@@ -42,9 +46,8 @@ class Sums:
     def __init__(self, rows: Iterable[Row]) -> None:
         """First under all that an attempt counts by, at once, then by each: 0.5 us a row."""
         found: dict[tuple[int, str | None, str | None, str, str], list[int]] = {}
-        for row in rows:
-            _, _, at_ms, key_id, _, group, _, model, upstream, _, _, outcome, *amounts = row
-            prompt, completion, _, cost, _, _ = amounts
+        for row in map(_COUNTED, rows):
+            at_ms, key_id, group, model, upstream, outcome, prompt, completion, cost = row
             place = (at_ms // HOUR_MS, key_id, group, model, upstream)
             sums = found.get(place)
             if sums is None:
@@ -56,9 +59,13 @@ class Sums:
             sums[3] += completion
             sums[4] += cost
         self._hourly: dict[tuple[str, int, str], list[int]] = {}
-        for (hour, *names), sums in found.items():
-            for kind, name in zip(KINDS, (NO_NAME, *names), strict=True):
-                _add(self._hourly, (kind, hour * HOUR_MS, name or NO_NAME), sums)
+        for (hour, key_id, group, model, upstream), sums in found.items():
+            hour_ms = hour * HOUR_MS
+            _add(self._hourly, ("all", hour_ms, NO_NAME), sums)
+            _add(self._hourly, ("key", hour_ms, key_id or NO_NAME), sums)
+            _add(self._hourly, ("group", hour_ms, group or NO_NAME), sums)
+            _add(self._hourly, ("model", hour_ms, model), sums)
+            _add(self._hourly, ("upstream", hour_ms, upstream), sums)
 
     def hourly(self) -> list[Sum]:
         """Rows of the table `hourly`, in the order of its primary key."""
@@ -97,5 +104,9 @@ def _add(
     if so_far is None:
         sums[place] = more.copy()
     else:
-        for index, amount in enumerate(more):
-            so_far[index] += amount
+        requests, errors, prompt, completion, cost = more
+        so_far[0] += requests
+        so_far[1] += errors
+        so_far[2] += prompt
+        so_far[3] += completion
+        so_far[4] += cost
