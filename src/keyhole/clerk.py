@@ -47,7 +47,12 @@ from keyhole.server.admin import AdminApp, Ledgers
 from keyhole.supervisor import CANNOT_START, Say, locked
 
 POLL_S = 0.2
-"""How often it looks for new keys and new lines."""
+"""How often it looks for new keys, and for new lines where little happens."""
+POST_EVERY_S = 1.0
+"""How often it looks for new lines where a look finds more than BUSY_BYTES: what is done for each
+look, and for each name in it, is then done for many attempts."""
+BUSY_BYTES = 128 * 1024
+"""The lines of some 280 attempts."""
 MAX_PAUSE_S = 5.0
 """The longest wait before it tries again a database that is away."""
 SPENT_EVERY_S = 2.0
@@ -77,7 +82,7 @@ class Clerk:
         self._is_migrated = False
         self._away: set[str] = set()
         """What does not work at the moment, which has been said."""
-        self._looked_s = self._spent_s = self._tidied_s = -1e9
+        self._looked_s = self._spent_s = self._tidied_s = self._posts_at_s = -1e9
         self._ends_by_s = float("inf")
 
     def stop(self) -> None:
@@ -165,7 +170,12 @@ class Clerk:
             self._does("mirror", self._look_at_keys)
 
     def _post(self) -> None:
+        began_s = time.monotonic()
+        if began_s < self._posts_at_s and not self._stopping.is_set():
+            return
         passed = self._poster.run(self._between)
+        is_busy = passed.read_bytes > BUSY_BYTES
+        self._posts_at_s = began_s + (POST_EVERY_S if is_busy else 0.0)
         began_s = time.monotonic()
         is_due = bool(passed.done) or self._stopping.is_set() or began_s >= self._spent_s
         if is_due and self._reflection is not None:
