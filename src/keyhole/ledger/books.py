@@ -48,6 +48,7 @@ from keyhole.wire.books import Intent, Receipt
 Kept = Literal["attempts", "hourly", "daily"]
 """Tables that retention shortens."""
 
+_VERSION = select(CHANGES.c.version).where(CHANGES.c.name == "books")
 _ASKED_AT_ONCE = 1000
 _FETCHED_AT_ONCE = 2000
 _PERIODS = ("hour", "day", "month")
@@ -310,8 +311,7 @@ def _raise_version(connection: Connection) -> int:
 
 
 def _version(connection: Connection) -> int:
-    query = select(CHANGES.c.version).where(CHANGES.c.name == "books")
-    return int(connection.execute(query).scalar_one())
+    return int(connection.execute(_VERSION).scalar_one())
 
 
 def _insert(connection: Connection, table: Table) -> Any:
