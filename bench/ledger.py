@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Integer, Table, case, func, literal, select
 from sqlalchemy import cast as sql_cast
@@ -29,7 +30,7 @@ from keyhole.ledger.books import Batch, Books
 from keyhole.ledger.database import Database, ledger_url
 from keyhole.ledger.keys import KeyStore, NewKey
 from keyhole.ledger.schema import ATTEMPTS, DAILY, HOURLY, NO_NAME
-from keyhole.ledger.sums import DAY_MS, ERRORS, HOUR_MS, Row
+from keyhole.ledger.sums import DAY_MS, ERRORS, HOUR_MS
 from keyhole.ledger.usage import UsageReader
 from keyhole.wire.books import Intent, Receipt
 from keyhole.wire.ids import uuid7
@@ -88,7 +89,7 @@ def make_keys(database: Database, count: int) -> Iterator[str]:
         yield from (one.key.id for one in issued)
 
 
-def make_rows(ids: list[str], wanted: argparse.Namespace) -> Iterator[Row]:
+def make_rows(ids: list[str], wanted: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Attempts in the order of their time, which ends now."""
     chance = random.Random(1)
     now_ms = round(time.time() * 1000)

@@ -484,8 +484,23 @@ def test_what_was_spent_and_counted_is_told_with_the_keys(site: Site) -> None:
     mirror.update(looked_at_ms=BEGAN_MS)
     site.keys.look()
     assert (site.keys.spent(), site.keys.offsets()) == (spent, offsets)
-    mirror.update(looked_at_ms=BEGAN_MS, spent=spent[:1])
+    mirror.update(looked_at_ms=BEGAN_MS, spent=spent[:1], is_all_spent=True)
     assert (site.keys.spent(), site.keys.offsets()) == (spent[:1], offsets)
+
+
+def test_what_is_told_of_a_name_replaces_what_was_told_of_it_and_of_no_other(site: Site) -> None:
+    """Its other windows included, which are over."""
+    ann = [Spent("key", "ann", "day", BEGAN_MS, 1, 2), Spent("key", "ann", "hour", BEGAN_MS, 3, 4)]
+    bob = Spent("key", "bob", "day", BEGAN_MS, 5, 6)
+    mirror = site.write(key(1))
+    mirror.update(looked_at_ms=BEGAN_MS, spent=[*ann, bob])
+    later = Spent("key", "ann", "hour", BEGAN_MS + 3_600_000, 7, 8)
+    mirror.update(looked_at_ms=BEGAN_MS, spent=[later])
+    site.keys.look()
+    assert site.keys.spent() == [later, bob]
+    many = [Spent("key", "ann", "hour", began_ms, 1, 1) for began_ms in range(3000)]
+    mirror.update(looked_at_ms=BEGAN_MS, spent=many)
+    assert len(site.keys.spent()) == 3001
 
 
 def test_a_look_at_sums_alone_changes_no_version(site: Site) -> None:

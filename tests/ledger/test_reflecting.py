@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,31 @@ def test_another_ledgers_keys_take_the_place_of_all(place: Place):
     place.make("ann")
     place.reflection().keys(NOW_MS)
     assert place.reflection(ledger="elsewhere").keys(NOW_MS)
+
+
+def test_only_those_who_spent_since_are_told_until_an_hour_is_over(place: Place):
+    """A mark that somebody else left in the mirror tells what was written."""
+    reflection = place.reflection()
+    reflection.keys(NOW_MS)
+    mark = "UPDATE spent SET tokens = -1 WHERE scope != 'upstream'"
+
+    def spend(number: int, now_ms: int) -> set[object]:
+        other = {"key_id": f"key_{number}", "group": f"g{number}", "started_at_ms": now_ms}
+        begun = structs.replace(intent(number), **other)
+        line = structs.replace(receipt(number), intent=begun)
+        place.books.post(Batch(node="n", segment=f"{number}", begins_at=0, ends_at=9, lines=[line]))
+        with contextlib.closing(sqlite3.connect(place.folder / "keys.mirror")) as database:
+            database.execute(mark)
+            database.commit()
+        assert reflection.spent(now_ms)
+        told = place.query("SELECT name FROM spent WHERE tokens != -1")
+        return {name for (name,) in told}
+
+    assert spend(1, NOW_MS) == {"key_1", "g1", "hf"}
+    assert spend(2, NOW_MS + 1) == {"key_2", "g2", "hf"}
+    assert spend(3, NOW_MS + 3_600_000) == {"key_1", "g1", "key_2", "g2", "key_3", "g3", "hf"}
+    (hours,) = place.query("SELECT count(*) FROM spent WHERE period = 'hour' AND scope = 'key'")
+    assert hours == (1,)
 
 
 @pytest.mark.parametrize("days", [0, 40])

@@ -108,13 +108,13 @@ class Mirror:
                 )
             self._put_groups(groups.values(), version)
             self._run("DELETE FROM temp.seen")
-            self._put_sums(spent, offsets)
+            self._put_sums(spent, offsets, is_all_spent=True)
             self._put_meta(version, have_existed=have_existed, looked_at_ms=looked_at_ms)
         with contextlib.suppress(sqlite3.Error):  # a reader is in the way; another time
             self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
             self._rows("PRAGMA shrink_memory")
 
-    def update(
+    def update(  # noqa: PLR0913  # what is left out has not changed
         self,
         *,
         looked_at_ms: int,
@@ -123,12 +123,14 @@ class Mirror:
         removed: Iterable[bytes] = (),
         have_existed: bool = False,
         spent: Iterable[Spent] | None = None,
+        is_all_spent: bool = False,
         offsets: Iterable[Offset] | None = None,
     ) -> None:
         """Tell what is new since: keys that were made or changed, with their groups.
 
-        `removed` are the digests of keys that there are no more. `spent` and `offsets` take the
-        place of all that were told before; None leaves them. `looked_at_ms` is the last time at
+        `removed` are the digests of keys that there are no more. `spent` takes the place of all
+        that was told of the same names, or of any name; `offsets` take the place of all that were
+        told before; None leaves them. `looked_at_ms` is the last time at
         which the database could be asked. That keys have existed is never taken back. Raises
         MirrorError as `rebuild` does.
         """
@@ -141,7 +143,7 @@ class Mirror:
                 [(version, digest) for digest in removed],
             )
             self._put_groups(found.values(), version)
-            self._put_sums(spent, offsets)
+            self._put_sums(spent, offsets, is_all_spent=is_all_spent)
             self._put_meta(version, have_existed=have_existed, looked_at_ms=looked_at_ms)
 
     def close(self) -> None:
@@ -161,11 +163,23 @@ class Mirror:
         rows = [(group.name, encode_group(group), version) for group in groups]
         self._many(_UPSERT_GROUP, rows)
 
-    def _put_sums(self, spent: Iterable[Spent] | None, offsets: Iterable[Offset] | None) -> None:
-        if spent is not None:
+    def _put_sums(
+        self,
+        spent: Iterable[Spent] | None,
+        offsets: Iterable[Offset] | None,
+        *,
+        is_all_spent: bool,
+    ) -> None:
+        if is_all_spent and spent is not None:
             self._run("DELETE FROM spent")
+        replaced: set[tuple[str, str]] = set()
+        for batch in _batches(spent or ()):
+            if not is_all_spent:
+                names = {(s.scope, s.name) for s in batch} - replaced
+                self._many("DELETE FROM spent WHERE scope = ? AND name = ?", sorted(names))
+                replaced |= names
             rows = [
-                (s.scope, s.name, s.period or "", s.began_ms, s.microusd, s.tokens) for s in spent
+                (s.scope, s.name, s.period or "", s.began_ms, s.microusd, s.tokens) for s in batch
             ]
             self._many("INSERT INTO spent VALUES (?, ?, ?, ?, ?, ?)", rows)
         if offsets is not None:

@@ -21,6 +21,7 @@ from keyhole.ledger import books as ledger_books
 from keyhole.ledger.books import Books, Standing
 from keyhole.ledger.keys import KeyStore
 from keyhole.ledger.mirror import Mirror
+from keyhole.ledger.sums import DAY_MS, HOUR_MS
 from keyhole.wire.keys import Period
 from keyhole.wire.mirror import Offset, Spent
 
@@ -64,6 +65,9 @@ class Reflection:
         """Of the keys in the mirror; None while it has to be made anew."""
         self._told_ms = 0
         self._spent_version: int | None = None
+        """Of the books in the mirror; None while all that was spent has to be told."""
+        self._spent_hour = -1
+        """In which hour all was told: then windows end, of which nothing is left to tell."""
 
     def keys(self, now_ms: int) -> bool:
         """Tell the mirror what is new of the keys; whether there was anything.
@@ -96,19 +100,24 @@ class Reflection:
     def spent(self, now_ms: int) -> bool:
         """Tell the mirror what has been spent, and up to where; whether that was new.
 
-        Raises as `keys` does.
+        Of those alone who have spent since; once an hour of all. Raises as `keys` does.
         """
-        with self._books.standing() as standing:
-            if standing.version == self._spent_version:
-                return False
+        hour, since, is_all = now_ms // HOUR_MS, self._spent_version, False
+        latest = self._books.version()
+        if latest == since:
+            return False
+        if since is None or latest < since or hour != self._spent_hour:
+            since, is_all = -1, True
+        with self._books.standing(since=since) as standing:
             version, self._version, self._spent_version = self._version, None, None
             self._mirror.update(
                 looked_at_ms=now_ms,
                 spent=_spent(standing, now_ms),
+                is_all_spent=is_all,
                 offsets=[Offset(one.node, one.segment, one.offset) for one in standing.offsets],
             )
             self._told_ms, self._spent_version = now_ms, standing.version
-            self._version = version
+            self._version, self._spent_hour = version, hour
         return True
 
     def _update(self, now_ms: int) -> None:
@@ -146,12 +155,11 @@ def _spent(standing: Standing, now_ms: int) -> Iterator[Spent]:
 
 def _window_starts(now_ms: int) -> dict[Period, int]:
     """When the present hour, day and month of UTC began."""
-    hour_ms, day_ms = 3_600_000, 86_400_000
     first = datetime.fromtimestamp(now_ms / 1000, UTC).replace(
         day=1, hour=0, minute=0, second=0, microsecond=0
     )
     return {
-        "hour": now_ms - now_ms % hour_ms,
-        "day": now_ms - now_ms % day_ms,
+        "hour": now_ms - now_ms % HOUR_MS,
+        "day": now_ms - now_ms % DAY_MS,
         "month": round(first.timestamp() * 1000),
     }
