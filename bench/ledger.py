@@ -186,7 +186,7 @@ def make_batches(key_id: str) -> Iterator[Batch]:
                 model=MODELS[0],
                 upstream="hf",
                 target="hf/gpt2",
-                prompt_bound=100,
+                prompt_estimate=100,
                 prompt_price=None,
                 completion_price=None,
             )
