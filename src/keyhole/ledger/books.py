@@ -271,7 +271,7 @@ class Books:
 
 
 def interrupted(found: OpenIntent) -> Receipt:
-    """What is booked of an attempt whose end nobody saw: its prompt, estimated, and its progress."""
+    """What is booked of an attempt whose end nobody saw: its prompt, estimated, and progress."""
     intent, completion = found.intent, found.completion_tokens
     millionths = intent.prompt_estimate * (intent.prompt_price or 0)
     millionths += completion * (intent.completion_price or 0)
