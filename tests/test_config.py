@@ -93,7 +93,7 @@ def describe(settings: Settings) -> str:
         f"on_client_gone: {settings.stream.on_client_gone}",
         f"keys: max_stale_s={settings.keys.max_stale_s:g}",
         f"limits: unknown_price={settings.limits.unknown_price}",
-        f"journal: {settings.journal.fsync} {settings.journal.max_bytes}",
+        f"journal: {settings.journal.keep} {settings.journal.fsync} {settings.journal.max_bytes}",
         f"ledger: {settings.ledger}",
         f"log: {settings.log.format} texts={settings.log.texts}",
         f"engine: threads={settings.engine.threads} max_waiting={settings.engine.max_waiting}",

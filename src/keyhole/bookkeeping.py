@@ -69,9 +69,9 @@ async def open_books(
     look_up = _nothing if mirrored is None else partial(_sums, mirrored)
     counters = MemoryCounters(clock.unix_ms, look_up=look_up)
     journal: FileJournal | NoJournal = NoJournal()
-    if keeps:
-        if mirrored is not None:
-            counters.restore(_spent_before(settings.data, mirrored))
+    if mirrored is not None:
+        counters.restore(_spent_before(settings.data, mirrored))
+    if keeps and settings.journal.keep:
         journal = FileJournal(
             journal_dir(settings.data),
             JournalSettings(fsync=settings.journal.fsync, max_bytes=settings.journal.max_bytes),
@@ -87,6 +87,7 @@ async def open_books(
         prices=known,
         upstream_limits=settings.limits.upstreams,
         clock=clock,
+        keeps_books=keeps and settings.journal.keep,
     )
     if checks:
         learning = asyncio.ensure_future(_learn_prices(settings, known, say))

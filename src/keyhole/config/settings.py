@@ -66,6 +66,7 @@ _ONCE: Mapping[str, Mapping[str, Check]] = {
     "keys": {"max_stale_s": seconds(1, 864_000)},
     "limits": {"unknown_price": one_of("zero", "refuse")},
     "journal": {
+        "keep": flag,
         "fsync": one_of("never", "interval", "always"),
         "max_bytes": whole(1024**2, 2**50, unit="bytes"),
     },
@@ -146,6 +147,8 @@ class JournalSettings(Struct, frozen=True):
     """When its lines are forced to the disk: by the system, once a second, or each by itself."""
     max_bytes: int = 1024**3
     """Of all its segments together."""
+    keep: bool = True
+    """Whether there is one at all; without, nobody learns what was used."""
 
 
 class LedgerSettings(Struct, frozen=True):

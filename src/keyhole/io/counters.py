@@ -68,7 +68,7 @@ class MemoryCounters:
         self._known: dict[str, _Known] = {}
         """By key id."""
         self._restored: dict[Name, list[Spent]] = {}
-        self._out_of_credits: dict[str, int] = {}
+        self.credits_gone: dict[str, int] = {}
         """When each of these upstreams said so, in milliseconds."""
 
     def restore(self, spent: Iterable[tuple[Name, Spent]]) -> None:
@@ -118,25 +118,20 @@ class MemoryCounters:
 
     def out_of_credits(self, upstream: str, now_ms: int) -> None:
         """As the port says."""
-        self._out_of_credits[upstream] = now_ms
+        self.credits_gone[upstream] = now_ms
 
     def check_credits(self, upstream: str, now_ms: int) -> None:
         """As the port says."""
-        since_ms = self._out_of_credits.get(upstream)
+        since_ms = self.credits_gone.get(upstream)
         if since_ms is None:
             return
         if upstream_credits.are_gone(since_ms, now_ms):
             raise upstream_credits.refusal(upstream, since_ms)
-        del self._out_of_credits[upstream]
+        del self.credits_gone[upstream]
 
     def clear_credits(self, upstream: str) -> None:
         """As the port says."""
-        self._out_of_credits.pop(upstream, None)
-
-    @property
-    def credits_gone(self) -> dict[str, int]:
-        """The upstreams whose credits are gone, and since when in milliseconds."""
-        return dict(self._out_of_credits)
+        self.credits_gone.pop(upstream, None)
 
     @property
     def tally_count(self) -> int:

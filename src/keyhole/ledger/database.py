@@ -171,6 +171,7 @@ class Database:
         def steps(current: tuple[str, ...], _context: MigrationContext) -> Any:
             return script._upgrade_revs("heads", current or None)  # type: ignore[arg-type]  # noqa: SLF001
 
+        # The steps' `alembic.op` is one for the whole process: no other ledger meanwhile.
         context = MigrationContext.configure(connection, opts={"fn": steps})
         self._refuse_newer(context.get_current_heads(), script)
         try:

@@ -128,6 +128,9 @@ class Attempt(Struct, frozen=True, kw_only=True):
         """The object that `keyhole usage --rows --json` prints; `started_at` as in RFC 3339."""
         fields = msgspec.structs.asdict(self)
         fields["started_at"] = in_words(fields.pop("started_at_ms"))
+        for name in ("ttft_ms", "duration_ms"):
+            if fields[name] is not None:
+                fields[name] = round(fields[name], 3)
         return fields
 
 

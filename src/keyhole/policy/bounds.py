@@ -107,14 +107,19 @@ def estimate_prompt(call: Call) -> int:
         return 0
     if call.messages:
         return sum(estimate_tokens(message.content) for message in call.messages)
-    if isinstance(call.input, str):
-        return estimate_tokens(call.input)
+    text = call.input
+    if isinstance(text, str):
+        return -(-(len(text) if text.isascii() else bytes_of(text)) // BYTES_PER_TOKEN)
     return sum(estimate_tokens(item) for item in call.input if isinstance(item, str))
 
 
 def estimate_answer(answer: Answer) -> int:
     """About how many tokens the texts of an answer have."""
-    return sum(estimate_tokens(text) for texts in answer.texts for text in texts)
+    tokens = 0
+    for texts in answer.texts:  # every answer without a report pays for this: no generators
+        for text in texts:
+            tokens -= -(len(text) if text.isascii() else bytes_of(text)) // BYTES_PER_TOKEN
+    return tokens
 
 
 def bytes_of(text: str) -> int:

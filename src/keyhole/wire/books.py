@@ -20,7 +20,7 @@ Basis = Literal["reported", "counted", "estimated"]
 only bound them."""
 
 
-class Intent(Struct, frozen=True, array_like=True, tag="i"):
+class Intent(Struct, frozen=True, array_like=True, tag="i", gc=False):
     """An attempt that is about to reach an upstream. New fields go to the end, with a default."""
 
     exchange_id: str
@@ -56,7 +56,7 @@ class Progress(Struct, frozen=True, array_like=True, tag="p"):
     """Since its beginning, counted."""
 
 
-class Receipt(Struct, frozen=True, array_like=True, tag="r"):
+class Receipt(Struct, frozen=True, array_like=True, tag="r", gc=False):
     """An attempt that has ended. It repeats the intent, so that each line stands alone."""
 
     intent: Intent
