@@ -27,7 +27,7 @@ from keyhole.policy.bounds import (
     output_maximum,
 )
 from keyhole.policy.limits import Bound, Hold, allowance, bounds_tokens
-from keyhole.policy.pricing import FREE, Price, Prices
+from keyhole.policy.pricing import ENGINE_KIND, FREE, Price, Prices
 from keyhole.ports import Clock, Counters, Journal
 from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.books import Basis, Intent, Outcome, Progress, Receipt
@@ -178,6 +178,14 @@ class Account(Struct):
     def allowance(self) -> int | None:
         """At how many completion tokens a stream has to be cut; None where nothing bounds them."""
         return None if self.hold is None else allowance(self.hold)
+
+    def maximum(self, target: Target) -> int | None:
+        """How many tokens a target is asked for where the call names no number; None: the route's.
+
+        The engine stays within its model's context by itself, which may be less than is held, and
+        refuses a number that does not fit.
+        """
+        return None if target.upstream.kind == ENGINE_KIND else self.max_output_tokens
 
     def close(self) -> None:
         """Settle what is held with what was used; a second time does nothing."""

@@ -6,10 +6,12 @@ A part of the composition root (`main`), which is the only one to call it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -64,7 +66,8 @@ async def open_books(
     Without `keeps` nothing is written down, without `checks` everybody who is let in may call.
     """
     mirrored = await _open_keys(settings, clock, stack, say) if checks else None
-    counters = MemoryCounters(clock.unix_ms)
+    look_up = _nothing if mirrored is None else partial(_sums, mirrored)
+    counters = MemoryCounters(clock.unix_ms, look_up=look_up)
     journal: FileJournal | NoJournal = NoJournal()
     if mirrored is not None:
         counters.restore(_spent_before(settings.data, mirrored))
@@ -128,23 +131,17 @@ async def _open_keys(
 
 
 def _spent_before(data: Path, keys: MirroredKeys) -> Iterator[tuple[Name, Spent]]:
-    """What was used before this process: what the ledger has, and the journal beyond that."""
+    """What was used before this process by those whom the journal's last lines are about.
+
+    What the ledger has of them, and the journal beyond that; of all others the ledger has
+    everything, and it is looked up when they come.
+    """
     try:
         # In this order: what is posted in between is counted twice, and not left out.
         passed = {offset.segment: offset.offset for offset in keys.offsets()}
-        sums = keys.spent()
     except GatewayError:
-        passed, sums = {}, []
-    for each in sums:
-        yield (
-            (each.scope, each.name),
-            Spent(
-                at_ms=each.began_ms,
-                tokens=each.tokens,
-                cost_microusd=each.microusd,
-                of=each.period or "total",
-            ),
-        )
+        passed = {}
+    told: set[Name] = set()
     for receipt in _receipts(journal_dir(data), passed):
         intent = receipt.intent
         used = Spent(
@@ -153,11 +150,34 @@ def _spent_before(data: Path, keys: MirroredKeys) -> Iterator[tuple[Name, Spent]
             cost_microusd=receipt.cost_microusd,
             requests=1,
         )
-        yield ("upstream", intent.upstream), used
+        names: list[Name] = [("upstream", intent.upstream)]
         if intent.key_id is not None:
-            yield ("key", intent.key_id), used
+            names.append(("key", intent.key_id))
         if intent.group is not None:
-            yield ("group", intent.group), used
+            names.append(("group", intent.group))
+        for name in names:
+            if name not in told:
+                told.add(name)
+                with contextlib.suppress(GatewayError):
+                    yield from ((name, spent) for spent in _sums(keys, name))
+            yield name, used
+
+
+def _sums(keys: MirroredKeys, name: Name) -> list[Spent]:
+    """What the ledger has of a budget; raises GatewayError."""
+    return [
+        Spent(
+            at_ms=each.began_ms,
+            tokens=each.tokens,
+            cost_microusd=each.microusd,
+            of=each.period or "total",
+        )
+        for each in keys.spent(*name)
+    ]
+
+
+def _nothing(_: Name) -> list[Spent]:
+    return []
 
 
 def _receipts(directory: Path, passed: dict[str, int]) -> Iterator[Receipt]:

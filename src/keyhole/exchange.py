@@ -376,7 +376,7 @@ class Gateway:
         """One try to stream from one target: what goes on, the first bytes, headers beside ours."""
         parts, call = self.parts, wish.call
         backend = parts.backends[target.upstream.kind]
-        most = wish.account.max_output_tokens or wish.route.max_output_tokens
+        most = wish.account.maximum(target) or wish.route.max_output_tokens
         streaming = backend.stream(call, target, max_output_tokens=most)
         is_rendered = streaming.is_rendered
         translated = _translated(call, is_rendered=is_rendered) if streaming.is_chat else []
@@ -478,7 +478,7 @@ class Gateway:
         """One try at one target: every request that its backend makes of the call, at once."""
         call, record, parts = wish.call, wish.record, self.parts
         backend = parts.backends[target.upstream.kind]
-        most = wish.account.max_output_tokens or wish.route.max_output_tokens
+        most = wish.account.maximum(target) or wish.route.max_output_tokens
         requests = backend.requests(call, target, max_output_tokens=most)
         attempt, timeouts = self._begin_attempt(wish, target, len(requests))
         responses: Sequence[UpstreamResponse]

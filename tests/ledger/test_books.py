@@ -268,8 +268,8 @@ def test_of_many_that_are_open_those_that_ended_are_closed(books: Books, count: 
 
 
 def test_what_a_dead_writer_left_open_is_interrupted(books: Books, database: Database) -> None:
-    """With the prompt's bound and the last progress, at the prices that the intent carries."""
-    dead = intent(1, prompt_bound=101, prompt_price=1_000_001, completion_price=10)
+    """With the prompt's estimate and the last progress, at the prices that the intent carries."""
+    dead = intent(1, prompt_estimate=101, prompt_price=1_000_001, completion_price=10)
     unpriced = intent(2, prompt_price=None, completion_price=None, key_id=None)
     other = intent(3)
     books.post(batch(dead, unpriced, progress(dead, 30), is_sealed=True))

@@ -413,7 +413,7 @@ def test_clerk_and_writer_agree(tmp_path: Path) -> None:
                 offsets[segment_name] = piece.offset
                 opens.take(segment_name, piece.lines)
                 opens.caught_up(segment_name)
-        return {attempt.intent.prompt_bound for attempt in opens.interrupted()}
+        return {attempt.intent.prompt_estimate for attempt in opens.interrupted()}
 
     for number in range(200):
         journal.intend(intent(number))
@@ -421,6 +421,6 @@ def test_clerk_and_writer_agree(tmp_path: Path) -> None:
             journal.settle(receipt(number - 30))
         assert look() == set()
     assert len(offsets) > 10
-    assert [attempt.intent.prompt_bound for attempt in opens] == list(range(170, 200))
+    assert [attempt.intent.prompt_estimate for attempt in opens] == list(range(170, 200))
     journal.close()
     assert look() == set(range(170, 200))

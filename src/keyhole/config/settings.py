@@ -37,7 +37,6 @@ from keyhole.config.values import (
     seconds,
     whole,
 )
-from keyhole.policy.access import is_loopback
 from keyhole.policy.pricing import Price
 from keyhole.secret import Secret
 from keyhole.wire.keys import Limits
@@ -232,7 +231,7 @@ def load(
         message = "without the built-in routes and with none in this file, nothing would be served"
         document.blame(("server", "builtin_routes"), message, "add a [route.NAME]")
     settings = Settings(
-        listen=_listen(inputs, server.pop("listen", None), document, problems),
+        listen=_listen(inputs, server.pop("listen", None), problems),
         data=data,
         config_path=config_path,
         access=Access(allowed_origins=server.pop("allowed_origins", ())),
@@ -361,9 +360,7 @@ def _find_token(inputs: Inputs, problems: list[Problem]) -> FoundToken | None:
         return None
 
 
-def _listen(
-    inputs: Inputs, of_file: tuple[str, int] | None, document: Document, problems: list[Problem]
-) -> Listen:
+def _listen(inputs: Inputs, of_file: tuple[str, int] | None, problems: list[Problem]) -> Listen:
     """Where to listen: --listen, else the file's, else the default."""
     host, port = of_file or listen(DEFAULT_LISTEN)
     if inputs.listen is not None:
@@ -371,16 +368,6 @@ def _listen(
             host, port = listen(inputs.listen)
         except Wrong as wrong:
             problems.append(Problem("--listen", 0, wrong.message, wrong.hint))
-    if not is_loopback(host.lower()):
-        message = (
-            f"{host} is not a loopback address, and no keys exist:"
-            " anyone who reaches it could use your token"
-        )
-        hint = "listen on 127.0.0.1, and reach it from elsewhere through ssh -L or a VPN"
-        if inputs.listen is None:
-            document.blame(("server", "listen"), message, hint)
-        else:
-            problems.append(Problem("--listen", 0, message, hint))
     return Listen(host, port)
 
 

@@ -288,15 +288,15 @@ class Books:
 
 
 def interrupted(found: OpenIntent) -> Receipt:
-    """What is booked of an attempt whose end nobody saw: its prompt's bound, and its progress."""
+    """What is booked of an attempt whose end nobody saw: its prompt, estimated, and progress."""
     intent, completion = found.intent, found.completion_tokens
-    millionths = intent.prompt_bound * (intent.prompt_price or 0)
+    millionths = intent.prompt_estimate * (intent.prompt_price or 0)
     millionths += completion * (intent.completion_price or 0)
     return Receipt(
         intent=intent,
         status=0,
         outcome="interrupted",
-        prompt_tokens=intent.prompt_bound,
+        prompt_tokens=intent.prompt_estimate,
         completion_tokens=completion,
         basis="estimated",
         cost_microusd=-(-millionths // 1_000_000),

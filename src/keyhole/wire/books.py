@@ -41,8 +41,8 @@ class Intent(Struct, frozen=True, array_like=True, gc=False, tag="i"):
     upstream: str
     target: str
     """UPSTREAM/MODEL."""
-    prompt_bound: int
-    """At least as many tokens as the prompt has; what an interrupted attempt is booked with."""
+    prompt_estimate: int
+    """About how many tokens the prompt has; what an interrupted attempt is booked with."""
     prompt_price: int | None
     """Micro-dollars per million tokens; None where no price is known."""
     completion_price: int | None

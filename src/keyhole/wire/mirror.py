@@ -23,7 +23,7 @@ FILE_NAME = "keys.mirror"
 MARKER_NAME = "keys.required"
 """Beside it, from the first key on: without it and the mirror, nobody is let in by mistake."""
 
-FORMAT = 1
+FORMAT = 2
 """Of the tables; a reader of another one waits until its clerk has written its own."""
 
 TABLES = """
@@ -53,7 +53,7 @@ CREATE TABLE spent (
     began_ms INTEGER NOT NULL,
     microusd INTEGER NOT NULL,
     tokens INTEGER NOT NULL,
-    PRIMARY KEY (scope, name, period, began_ms)
+    PRIMARY KEY (scope, name, period)
 ) WITHOUT ROWID;
 CREATE TABLE offsets (
     node TEXT NOT NULL,
@@ -75,7 +75,7 @@ class Spent(Struct, frozen=True):
     period: Period | None
     """None for a budget in total."""
     began_ms: int
-    """When the period began; 0 for one in total."""
+    """When the period began, which may be over; 0 for one in total."""
     microusd: int
     tokens: int
 
