@@ -209,11 +209,14 @@ class Gateway:
 
     async def run(self, admission: Admission, body: bytes) -> Reply:
         """Serve an admitted request. Raises nothing but cancellation."""
-        record, key = admission.record, admission.live.key
+        record = admission.record
         record.bytes_in = len(body)
-        if key is not None:
-            self._running.setdefault(key.id, {})[record.request_id] = admission
         try:
+            if admission.live.good_until_ms <= record.began_unix_ms:  # gone while its body came
+                admission.live = self._let_in(admission.head, self.parts.clock.unix_ms())
+            if (key := admission.live.key) is not None:
+                record.key = key.name
+                self._running.setdefault(key.id, {})[record.request_id] = admission
             reply = await self._serve(admission, body)
         except KeyholeError as error:
             return self.refuse(admission, error)
@@ -361,7 +364,7 @@ class Gateway:
             account.close()
         else:
             wish.admission.stream = relay
-            relay.carry(_Carriage(self, wish, attempt), most_pieces=account.allowance)
+            relay.carry(_Carriage(self, wish, attempt))
         headers = [
             ("content-type", EVENT_STREAM),
             ("cache-control", "no-cache"),
@@ -409,6 +412,7 @@ class Gateway:
                 writer=wish.dialect.stream(call, wish.record, is_chat=streaming.is_chat),
                 alarms=parts.alarms,
                 max_frame_bytes=parts.max_frame_bytes,
+                most_pieces=wish.account.allowance,
             )
             first = await relay.begin(wish.deadline_s - parts.clock.monotonic())
         except BaseException as error:

@@ -317,6 +317,7 @@ class HotCycle(Eager):
             if isinstance(admitted, Reply):
                 reply = admitted
             else:
+                admitted.abort = self.cancel
                 reply = await protocol.edge.gateway.run(admitted, bytes(self.body))
             if protocol.flow.write_paused:
                 await protocol.flow.drain()
