@@ -29,7 +29,7 @@ from keyhole.policy.limits import Bound, Hold, allowance, bounds_tokens
 from keyhole.policy.pricing import FREE, Price, Prices
 from keyhole.ports import Clock, Counters, Journal
 from keyhole.wire.answer import Answer, Usage
-from keyhole.wire.books import Basis, Intent, Outcome, Progress, Receipt
+from keyhole.wire.books import OUT_OF_CREDITS, Basis, Intent, Outcome, Progress, Receipt
 from keyhole.wire.call import Call
 from keyhole.wire.keys import Key, Limits
 from keyhole.wire.records import AccessRecord
@@ -238,6 +238,7 @@ class Attempt(Struct):
             if error.code is Code.UPSTREAM_REFUSED_REQUEST:
                 outcome = "client_error"
             if error.code is Code.UPSTREAM_OUT_OF_CREDITS:
+                status = OUT_OF_CREDITS  # some say it with 429
                 self.account.books.counters.out_of_credits(
                     self.intent.upstream, self.intent.started_at_ms
                 )

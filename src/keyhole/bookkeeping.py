@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -26,8 +26,10 @@ from keyhole.ledger.segments import Segment, list_segments
 from keyhole.policy.limits import Spent
 from keyhole.policy.pricing import Prices
 from keyhole.ports import Clock, Keys
-from keyhole.wire.books import Receipt
+from keyhole.wire.books import OUT_OF_CREDITS, Receipt
 from keyhole.wire.lines import is_node
+from keyhole.wire.mirror import Mark
+from keyhole.wire.mirror import Spent as Sum
 
 KEYS_WITHIN_S = 10.0
 """How long a start waits for the clerk's first copy of the keys; it goes on without."""
@@ -68,7 +70,7 @@ async def open_books(
     journal: FileJournal | NoJournal = NoJournal()
     if keeps:
         if mirrored is not None:
-            counters.restore(_spent_before(settings.data, mirrored))
+            _restore(counters, settings.data, mirrored)
         journal = FileJournal(
             journal_dir(settings.data),
             JournalSettings(fsync=settings.journal.fsync, max_bytes=settings.journal.max_bytes),
@@ -126,14 +128,27 @@ async def _open_keys(
     return keys
 
 
-def _spent_before(data: Path, keys: MirroredKeys) -> Iterator[tuple[Name, Spent]]:
-    """What was used before this process: what the ledger has, and the journal beyond that."""
+def _restore(counters: MemoryCounters, data: Path, keys: MirroredKeys) -> None:
+    """Count what was used before this process, and remember whose credits are gone."""
     try:
         # In this order: what is posted in between is counted twice, and not left out.
         passed = {offset.segment: offset.offset for offset in keys.offsets()}
-        sums = keys.spent()
+        sums, marks = keys.spent(), keys.marks()
     except GatewayError:
-        passed, sums = {}, []
+        passed, sums, marks = {}, [], []
+    receipts = list(_receipts(journal_dir(data), passed))
+    counters.restore(_spent_before(sums, receipts))
+    counters.hear(
+        Mark(receipt.intent.upstream, receipt.intent.started_at_ms, is_cleared=False)
+        for receipt in receipts
+        if receipt.status == OUT_OF_CREDITS and receipt.outcome == "upstream_error"
+    )
+    counters.hear(marks)  # last: what it has cleared may still be in the journal
+    keys.on_marks = counters.hear
+
+
+def _spent_before(sums: Iterable[Sum], receipts: Iterable[Receipt]) -> Iterator[tuple[Name, Spent]]:
+    """What was used before this process: what the ledger has, and the journal beyond that."""
     for each in sums:
         yield (
             (each.scope, each.name),
@@ -144,7 +159,7 @@ def _spent_before(data: Path, keys: MirroredKeys) -> Iterator[tuple[Name, Spent]
                 of=each.period or "total",
             ),
         )
-    for receipt in _receipts(journal_dir(data), passed):
+    for receipt in receipts:
         intent = receipt.intent
         used = Spent(
             at_ms=intent.started_at_ms,

@@ -23,6 +23,7 @@ from keyhole.policy import limits
 from keyhole.policy.limit_words import refusal
 from keyhole.policy.limits import Bound, Hold, Place, Scopes, Spent, Tally, take
 from keyhole.wire.keys import Key, Limits
+from keyhole.wire.mirror import Mark
 
 Name = tuple[Place, str]
 """A key's id, a group's or an upstream's name, and which of these it is."""
@@ -129,6 +130,15 @@ class MemoryCounters:
     def clear_credits(self, upstream: str) -> None:
         """As the port says."""
         self._out_of_credits.pop(upstream, None)
+
+    def hear(self, marks: Iterable[Mark]) -> None:
+        """Take over what others were told of credits, and what the operator took back."""
+        for mark in marks:
+            own_ms = self._out_of_credits.get(mark.upstream)
+            if not mark.is_cleared:
+                self._out_of_credits[mark.upstream] = max(mark.since_ms, own_ms or 0)
+            elif own_ms is not None and own_ms <= mark.since_ms:
+                del self._out_of_credits[mark.upstream]
 
     @property
     def credits_gone(self) -> dict[str, int]:

@@ -22,7 +22,7 @@ from keyhole.ledger.books import Books, Standing
 from keyhole.ledger.keys import KeyStore
 from keyhole.ledger.mirror import Mirror
 from keyhole.wire.keys import Period
-from keyhole.wire.mirror import Offset, Spent
+from keyhole.wire.mirror import Mark, Offset, Spent
 
 LOOK_EVERY_MS = 2000
 """How often the mirror is told that the database was there, where nothing else is to be told."""
@@ -64,6 +64,7 @@ class Reflection:
         """Of the keys in the mirror; None while it has to be made anew."""
         self._told_ms = 0
         self._spent_version: int | None = None
+        self._marks: list[Mark] | None = None
 
     def keys(self, now_ms: int) -> bool:
         """Tell the mirror what is new of the keys; whether there was anything.
@@ -94,14 +95,20 @@ class Reflection:
         return True
 
     def spent(self, now_ms: int) -> bool:
-        """Tell the mirror what has been spent, and up to where; whether that was new.
+        """Tell the mirror what has been spent, up to where, and who is out of credits.
 
-        Raises as `keys` does.
+        True where any of it was new. Raises as `keys` does.
         """
         with self._books.standing() as standing:
             if standing.version == self._spent_version:
                 return False
             version, self._version, self._spent_version = self._version, None, None
+            # Before the offsets: a worker that starts reads what is behind them by itself.
+            marks = [Mark(it.upstream, it.since_ms, it.is_cleared) for it in standing.marks]
+            if marks != self._marks:
+                self._marks = None
+                self._mirror.mark(marks, looked_at_ms=now_ms)
+                self._marks = marks
             self._mirror.update(
                 looked_at_ms=now_ms,
                 spent=_spent(standing, now_ms),
@@ -123,7 +130,7 @@ class Reflection:
             # A group without a key is told when it gets its first one.
             self._version, self._told_ms = everything.version, now_ms
         self._seen.write(everything.version)
-        self._spent_version = None
+        self._spent_version = self._marks = None
 
 
 def _spent(standing: Standing, now_ms: int) -> Iterator[Spent]:
