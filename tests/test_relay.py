@@ -185,8 +185,8 @@ class World:
             writer=Writer(),
             alarms=self.alarms,
             max_frame_bytes=MAX_FRAME_BYTES,
-            most_pieces=most_pieces,
         )
+        self.most_pieces = most_pieces
         self.sink = Sink(self.relay)
         self.ends: list[tuple[KeyholeError | None, bool]] = []
         self.heartbeat_s, self.drains = 0.0, False
@@ -205,7 +205,7 @@ class World:
         self.progress.append(relay.pieces)
 
     async def begin(self, heartbeat_s: float = 0) -> bytes:
-        first = await self.relay.begin(20)
+        first = await self.relay.begin(20, most_pieces=self.most_pieces)
         self.heartbeat_s = heartbeat_s
         self.relay.carry(self)
         return first

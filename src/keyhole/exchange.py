@@ -55,7 +55,7 @@ from keyhole.policy.routing import (
     plan,
     settle_model,
 )
-from keyhole.ports import Alarms, Clock, Keys, Observer, Transport
+from keyhole.ports import Alarms, Clock, Keys, Observer, Refusals, Transport
 from keyhole.relay import Relay
 from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.books import Outcome
@@ -71,7 +71,7 @@ from keyhole.wire.http import (
 )
 from keyhole.wire.ids import TAIL_DIGITS, sane_request_id, uuid7, uuid7_tails
 from keyhole.wire.keys import LiveKey
-from keyhole.wire.records import CLIENT_GONE, AccessRecord
+from keyhole.wire.records import CLIENT_GONE, AccessRecord, Refusal
 
 MAX_HEADER_VALUE_CHARS = 1024
 IDS_IN_STOCK = 256
@@ -79,6 +79,8 @@ MIN_PATIENCE_S = 0.001
 
 NOBODY = LiveKey(None, math.inf)
 """What lets in where nothing has to be shown."""
+
+_NOT_EXPLAINED = frozenset({Code.PATH_NOT_FOUND, Code.METHOD_NOT_ALLOWED})
 
 _Got = TypeVar("_Got")
 Headers = list[tuple[str, str]]
@@ -148,6 +150,8 @@ class Parts(Struct, frozen=True, kw_only=True):
     """How long a call is held while nobody can answer it but a model that loads."""
     drains_streams: bool = False
     """Whether an upstream's stream is read to its end when its client has left."""
+    refusals: Refusals | None = None
+    """Where it is remembered why a request was refused that had been let in."""
     tells_texts: bool = False
     """Whether the observer is told prompts and answers: only where the operator wants it."""
 
@@ -236,6 +240,8 @@ class Gateway:
         reply = dialect.refuse(error, admission.record.request_id)
         if reply.status == 401:
             reply.headers.append(("www-authenticate", "Bearer"))  # RFC 9110, section 11.6.1
+        if self.parts.refusals is not None and _is_explained(admission, error):
+            self.parts.refusals.append(_refusal(admission, error, reply.status))
         return self._end(admission, _sendable(reply))
 
     def turn_away(self, head: Head, error: KeyholeError) -> Reply:
@@ -412,9 +418,9 @@ class Gateway:
                 writer=wish.dialect.stream(call, wish.record, is_chat=streaming.is_chat),
                 alarms=parts.alarms,
                 max_frame_bytes=parts.max_frame_bytes,
-                most_pieces=wish.account.allowance,
             )
-            first = await relay.begin(wish.deadline_s - parts.clock.monotonic())
+            left_s = wish.deadline_s - parts.clock.monotonic()
+            first = await relay.begin(left_s, most_pieces=wish.account.allowance)
         except BaseException as error:
             incoming.close()
             self._fail_attempt(wish, attempt, error)
@@ -666,6 +672,35 @@ def _translated(call: Call, *, is_rendered: bool) -> Headers:
     if is_rendered:
         return [("x-keyhole-translated", "chat-to-text")]
     return [] if call.messages else [("x-keyhole-translated", "text-to-chat")]
+
+
+def _is_explained(admission: Admission, error: KeyholeError) -> bool:
+    """Whether `keyhole explain` tells of it: not of what anybody can send without a key.
+
+    What has reached an upstream is in the books; of that only a limit is told, the operator's own.
+    """
+    if admission.live is NOBODY or error.code in _NOT_EXPLAINED:
+        return False
+    is_limit = isinstance(error, ClientError) and error.status == 429
+    return not admission.record.attempts or is_limit
+
+
+def _refusal(admission: Admission, error: KeyholeError, status: int) -> Refusal:
+    record, key = admission.record, admission.live.key
+    return Refusal(
+        exchange_id=record.request_id,
+        at_ms=record.began_unix_ms,
+        status=status,
+        code=error.code,
+        message=error.message,
+        hint=error.hint,
+        path=record.path,
+        key_id=None if key is None else key.id,
+        key=None if key is None else key.name,
+        group=None if key is None or key.group is None else key.group.name,
+        dialect=admission.place.dialect.name,
+        model=record.public_model or None,
+    )
 
 
 def _sendable(reply: Reply) -> Reply:

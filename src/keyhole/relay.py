@@ -81,9 +81,7 @@ class Relay:
         writer: EventWriter,
         alarms: Alarms,
         max_frame_bytes: int,
-        most_pieces: int | None = None,
     ) -> None:
-        """`most_pieces` is how many pieces of text it may have; the next one ends it."""
         self._call = call
         self._target = target
         self._plan = plan
@@ -98,8 +96,8 @@ class Relay:
         self._sink: Sink | None = None
         self._heartbeat_s = 0.0
         self._is_over = self._is_paused = self._has_left = False
-        self._most_pieces = NO_END if most_pieces is None else most_pieces
-        self._is_rewritten = most_pieces is not None and plan.is_passed_on and not plan.recurs
+        self._most_pieces = NO_END
+        self._is_rewritten = False
         """Whether the writer hears of what is passed on, to tell the whole text at a cut."""
         self._open_choices: set[int] = set()
         """Texts that have begun and not ended."""
@@ -116,12 +114,16 @@ class Relay:
         """Whether we ended it: at what it may use, or because its key is gone."""
         self.due_s = self.watched_s = math.inf
 
-    async def begin(self, patience_s: float) -> bytes:
+    async def begin(self, patience_s: float, *, most_pieces: int | None = None) -> bytes:
         """Read up to the first frame that says something; the client's bytes for it.
 
+        `most_pieces` is how many pieces of text there may be; the next one ends it.
         Raises UpstreamError: until then nothing has gone to the client, and another upstream
         may be asked. Comments do not count for it, however many come.
         """
+        if most_pieces is not None:
+            self._most_pieces = most_pieces
+            self._is_rewritten = self._plan.is_passed_on and not self._plan.recurs
         self.due_s = self._alarms.now_s() + patience_s
         self._alarms.watch(self)
         try:
@@ -372,7 +374,7 @@ class Relay:
                     self._open_choices.add(event.choice)
             elif type(event) is Counted:
                 self.usage = event.usage
-            else:
+            elif type(event) is Finish:
                 self._open_choices.discard(event.choice)
         return events  # type: ignore[return-value]
 
