@@ -330,7 +330,12 @@ class Gateway:
         patience_s = route.first_byte_timeout_s or dialect.first_byte_timeout_s
         began_s = self.parts.clock.monotonic()  # not while a client was sending
         targets = plan(route, call.model)
-        account = self.parts.accounts.open(record, key, dialect.name, call, route, targets)
+        accounts = self.parts.accounts
+        try:
+            account = accounts.open(record, key, dialect.name, call, route, targets)
+        except ClientError:
+            admission.scopes = accounts.counters.scopes(key)
+            raise
         if account.hold is not None:
             admission.scopes = account.hold.scopes
         deadline_s = began_s + patience_s
@@ -573,11 +578,10 @@ class Gateway:
         return reply
 
     def _tell_limits(self, admission: Admission, headers: Headers) -> None:
-        """Add what is left of the limits that a request counted in; a refusal has said it."""
-        if any(name == "ratelimit" for name, _ in headers):
-            return
+        """Add what is left of the limits that a request counted in; a refusal has said most."""
         now_ms = admission.record.began_unix_ms
-        headers += limit_headers(admission.scopes, now_ms)
+        if not any(name == "ratelimit" for name, _ in headers):
+            headers += limit_headers(admission.scopes, now_ms)
         if admission.place.dialect.name == "openai":
             headers += openai_headers(admission.scopes, now_ms)
 
