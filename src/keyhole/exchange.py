@@ -226,7 +226,7 @@ class Gateway:
             return self.refuse(admission, error)
         except asyncio.CancelledError:
             if admission.is_revoked:
-                return self.refuse(admission, _gone(admission, record.began_unix_ms))
+                return self.refuse(admission, _gone(admission, self.parts.clock.unix_ms()))
             self.left(admission)
             raise
         except Exception as error:  # noqa: BLE001  # the edge: logged, answered as internal
