@@ -13,7 +13,7 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from doors.servers import STRICT_DOORS
 from keyhole import main
 from keyhole.bookkeeping import journal_dir
 from keyhole.config import Inputs, load
@@ -82,7 +83,7 @@ def request_bytes(
     if secret is not None:
         lines.append(f"Authorization: Bearer {secret}")
     lines += [f"{name}: {value}" for name, value in headers]
-    if method == "POST":
+    if content or method == "POST":
         lines.append(f"Content-Length: {len(content)}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
 
@@ -127,17 +128,11 @@ class Connection:
 
     async def answer(self, count: int = 1) -> Answer:
         """The last of so many."""
-        deadline = time.monotonic() + PATIENCE_S
-        while len(found := self.answers()) < count:
-            assert time.monotonic() < deadline, self.received
-            await asyncio.sleep(0.001)
-        return found[count - 1]
+        await until(lambda: len(self.answers()) >= count)
+        return self.answers()[count - 1]
 
     async def receives(self, text: bytes) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while text not in self.received:
-            assert time.monotonic() < deadline, self.received
-            await asyncio.sleep(0.001)
+        await until(lambda: text in self.received)
 
     async def end(self) -> None:
         self.lane.transport.abort()
@@ -164,14 +159,22 @@ class Keyed:
         self.gateway = runtime.gateway
         if clock is not None:
             self.gateway = Gateway(msgspec.structs.replace(self.gateway.parts, clock=clock))
-        self._lane = Lane(gateway=self.gateway)
+        self._lanes = {
+            name: Lane(name, gateway=self.gateway, admin=runtime.admin) for name in STRICT_DOORS
+        }
 
-    def connect(self) -> Connection:
-        return Connection(self._lane.another())
+    def connect(self, door: str = "fastlane", *, peer: str = "127.0.0.1") -> Connection:
+        lane = self._lanes[door].another()
+        if peer != "127.0.0.1":
+            lane.protocol.peer = peer
+            lane.protocol.client = (peer, 1)
+        return Connection(lane)
 
-    async def call(self, path: str, body: Any, secret: str | None, **options: Any) -> Answer:
+    async def call(
+        self, path: str, body: Any, secret: str | None, *, door: str = "fastlane", **options: Any
+    ) -> Answer:
         """One request on a connection of its own."""
-        connection = self.connect()
+        connection = self.connect(door)
         connection.send(request_bytes(path, body, secret, **options))
         answer = await connection.answer()
         await connection.end()
@@ -264,6 +267,14 @@ class StillDate:
 
     async def sleep(self, seconds: float) -> None:
         await self._real.sleep(seconds)
+
+
+async def until(look: Callable[[], object]) -> None:
+    """Let the loop go on until `look` finds something."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not look():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
 
 
 def now_ms() -> int:

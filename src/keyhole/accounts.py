@@ -203,6 +203,8 @@ class Attempt(Struct):
     hold: Hold | None
     began_s: float
     first_byte_s: float | None = None
+    is_sent: bool = True
+    """Whether the upstream may have heard of it."""
     is_over: bool = False
 
     def answered(self, answer: Answer, now_s: float) -> None:
@@ -245,8 +247,8 @@ class Attempt(Struct):
         elif isinstance(error, ClientError):
             outcome, status = "client_error", error.status
         elif isinstance(error, asyncio.CancelledError):
-            # The upstream had the prompt, and was at work on it.
-            nothing = Usage(self.account.prompt_estimate, 0)
+            if self.is_sent:  # the upstream had the prompt, and was at work on it
+                nothing = Usage(self.account.prompt_estimate, 0)
             outcome, status = ("cut" if is_cut else "client_gone"), 0
         elif isinstance(error, KeyholeError):
             outcome, status = "interrupted", 0

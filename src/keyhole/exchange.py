@@ -396,7 +396,7 @@ class Gateway:
         attempt, timeouts = self._begin_attempt(wish, target, 1)
         try:
             if self._synced is not None:
-                await self._synced()
+                await self._sync_intent(attempt, self._synced)
             incoming = await parts.transport.open(
                 streaming.request, request_id=wish.record.request_id, timeouts=timeouts
             )
@@ -498,7 +498,7 @@ class Gateway:
         responses: Sequence[UpstreamResponse]
         try:
             if self._synced is not None:
-                await self._synced()
+                await self._sync_intent(attempt, self._synced)
             if len(requests) == 1:
                 send = parts.transport.send
                 response = await send(requests[0], request_id=record.request_id, timeouts=timeouts)
@@ -521,6 +521,12 @@ class Gateway:
         attempt = parts.accounts.begin(wish.account, target, requests=requests, began_s=now_s)
         left_s = max(wish.deadline_s - now_s, MIN_PATIENCE_S)
         return attempt, Timeouts(upstream.connect_timeout_s, left_s, upstream.total_timeout_s)
+
+    async def _sync_intent(self, attempt: Attempt, synced: Callable[[], Awaitable[None]]) -> None:
+        """Wait until the disk has the intent; until then the upstream has heard of nothing."""
+        attempt.is_sent = False
+        await synced()
+        attempt.is_sent = True
 
     def _fail_attempt(self, wish: Wish, attempt: Attempt, error: BaseException) -> None:
         attempt.failed(error, self.parts.clock.monotonic(), is_cut=wish.admission.is_revoked)

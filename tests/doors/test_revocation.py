@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 import keys
-from keyed import Keyed, keyed, now_ms, request_bytes
+from keyed import Keyed, keyed, now_ms, request_bytes, until
 from keyhole.exchange import Gateway
 from keyhole.server.app import AsgiDoor
 from keyhole.server.flask import app_over
@@ -55,7 +55,7 @@ async def through_asgi(here: Keyed, stream: bool) -> tuple[int, bytes]:
     async def receive() -> Any:
         if messages:
             return messages.pop()
-        await asyncio.Event().wait()
+        return await asyncio.get_running_loop().create_future()
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -113,8 +113,7 @@ async def test_what_runs_with_it_ends(tmp_path: Path, door: str, stream: bool, h
         asking = asyncio.ensure_future(DOORS[door](here, stream))
         await far.wait_for_requests()
         if stream:
-            while not any(it.stream for of in here.gateway._running.values() for it in of.values()):
-                await asyncio.sleep(0.001)
+            await until(lambda: any(it.stream for it in here.gateway._running[KEY.id].values()))
         if how == "removed":
             here.mirror.update(removed=[KEY.digest], looked_at_ms=now_ms())
         else:
@@ -140,8 +139,7 @@ async def test_a_key_that_goes_while_the_body_comes_serves_nothing(tmp_path: Pat
         content = request_bytes(PATH, CHAT, SECRET)
         connection.send(content[:-5])
         here.tell(replace(KEY, revoked_at_ms=now_ms()))
-        while here.gateway.parts.keys.held[KEY.digest].good_until_ms:
-            await asyncio.sleep(0.01)
+        await until(lambda: not here.gateway.parts.keys.held[KEY.digest].good_until_ms)
         connection.send(content[-5:])
         assert (await connection.answer()).status == 401
         assert far.requests == []
@@ -161,8 +159,7 @@ async def test_a_known_head_is_refused_when_its_key_has_gone(tmp_path: Path) -> 
         connection.send(content)
         assert (await connection.answer(2)).status == 502
         here.tell(replace(KEY, revoked_at_ms=now_ms()))
-        while here.gateway.parts.keys.held[KEY.digest].good_until_ms:
-            await asyncio.sleep(0.01)
+        await until(lambda: not here.gateway.parts.keys.held[KEY.digest].good_until_ms)
         connection.send(content)
         assert (await connection.answer(3)).status == 401
         assert len(far.requests) == 2
