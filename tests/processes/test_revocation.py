@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from processes.driving import Server, keyhole, serving, wait_for
+from processes.driving import Server, command_lines, keyhole, serving, wait_for
 from standins import Gate, Seen, StandIn, Streamed
 from standins import Reply as Said
 
@@ -116,3 +116,12 @@ def _end_it(place: Path, far: StandIn, how: str) -> None:
         booked = rows(place)
         assert [row["outcome"] for row in booked] == ["cut", "cut"]
         assert {row["key"] for row in booked} == {"ann"}
+        told = [server.log, *command_lines(holding=str(data)).values()]
+        told += [path.read_bytes().decode("latin-1") for path in _files(data)]
+        assert any("ann" in text for text in told)
+        assert not any(secret[3:20] in text for text in told), "nobody keeps the secret"
+
+
+def _files(data: Path) -> list[Path]:
+    """The state: journal, mirror, ledger and all."""
+    return [path for path in data.rglob("*") if path.is_file()]
