@@ -156,6 +156,7 @@ class Keyed:
         self, data: Path, runtime: main.Runtime, mirror: Mirror, log: io.StringIO, clock: Any
     ) -> None:
         self.data, self.runtime, self.mirror, self.log = data, runtime, mirror, log
+        self.clerk_was_asked = False
         self.gateway = runtime.gateway
         if clock is not None:
             self.gateway = Gateway(msgspec.structs.replace(self.gateway.parts, clock=clock))

@@ -128,11 +128,16 @@ ADMINS = [
 
 @asynccontextmanager
 async def world(place: Path) -> AsyncIterator[tuple[Keyed, StandIn]]:
+    socket = main.clerk_socket(place / "data")
+    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     async with (
         StandIn(Reply(500, b"{}")) as far,
+        StandIn(Reply(200, b"{}"), socket_path=socket) as clerk,
         keyed(place, far.url, HELD, admin_key=ADMIN) as here,
     ):
         yield here, far
+        assert all(seen.header("authorization") is None for seen in clerk.requests)
+        here.clerk_was_asked = bool(clerk.requests)
 
 
 def code_of(answer: Answer) -> str:
@@ -178,13 +183,14 @@ async def test_what_lets_nobody_in(tmp_path: Path, door: str, shown: str) -> Non
         for route, status in OPEN.items():
             assert (await ask(here, door, route, secret)).status == status, route
         for route in ADMINS:
-            wanted = 503 if shown == "admin" else 401
+            wanted = 200 if shown == "admin" else 401
             if shown == "admin" and route[0] == "OPTIONS":
                 wanted = 405
             assert (await ask(here, door, route, secret)).status == wanted, route
         assert (await ask(here, door, ("GET", "/metrics"), secret)).status == 200, "it is local"
         assert far.requests == []
         assert here.refusals() == [], "what anybody can send fills no file"
+    assert here.clerk_was_asked == (shown == "admin")
 
 
 @pytest.mark.parametrize("door", STRICT_DOORS)
