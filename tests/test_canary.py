@@ -15,6 +15,7 @@ import io
 import json
 import os
 import signal
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,14 +28,18 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
+import keys
+from keyed import StillDate
 from keyhole import main
 from keyhole.config import ConfigError, Inputs, Settings, load
 from keyhole.errors import Code
 from keyhole.exchange import Admission, Gateway
+from keyhole.ledger.mirror import Mirror
 from keyhole.server.flask import app_over
 from keyhole.server.log import AccessLog
 from keyhole.server.loop import ThreadedGateway
 from keyhole.wire.http import Head, Reply, UpstreamRequest
+from keyhole.wire.keys import NO_LIMITS, Budget, Limits
 from processes.driving import command_lines, serving, wait_for
 from server.lanes import Lane
 from standins import Raw, Seen, StandIn
@@ -47,6 +52,7 @@ FILE_TOKEN = "tok_" + SECRET_WORD * 4
 TOKENS = (HF_TOKEN, GPU_TOKEN, FILE_TOKEN)
 PROMPT = " ".join([PROMPT_WORD] * 12) + '. "Quoted", \u00fcml\u00e4ut\nand a line.'
 ASK = {"input": PROMPT}
+START_MS = 1_790_000_000_000
 
 KINDS = {
     "tgi": 'kind = "tgi"\ntoken = { file = "token" }',
@@ -172,38 +178,77 @@ BROKEN_OFF = {
     ),
 }
 """What follows on a request line of the fast lane, and breaks the request off."""
-OF_KEYS = {
-    *(Code.ADMIN_KEY_NEEDED, Code.HF_TOKEN_SENT, Code.KEYS_UNAVAILABLE, Code.KEY_AMBIGUOUS),
-    *(Code.KEY_EXPIRED, Code.KEY_IN_URL, Code.KEY_MISSING, Code.KEY_MISTYPED, Code.KEY_REVOKED),
-    *(Code.KEY_UNKNOWN, Code.MODEL_NOT_ALLOWED, Code.NOT_A_KEY),
-}
-"""Forced in policy/test_credentials.py and io/test_mirrored_keys.py, where the steps are that
-raise them; the exchange does not take these steps yet."""
+MINE, ENDED, LOST, LIMITED, TIGHT, PICKY = range(1, 7)
+"""The numbers of keys: a good one, expired, revoked, with limits of each kind, with a model."""
+UNKNOWN = 99
+CLIENT_SECRETS = [keys.secret(number) for number in (*range(1, 7), UNKNOWN)]
+
+
+def bearer(secret: str) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"authorization", f"Bearer {secret}".encode()),)
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A request where keys exist, and what it is refused with."""
+
+    code: Code
+    headers: tuple[tuple[bytes, bytes], ...] = bearer(CLIENT_SECRETS[0])
+    body: Any = field(default_factory=lambda: ASK)
+    path: str = "/generate"
+    method: str = "POST"
+    in_query: bool = False
+    limits: Limits = NO_LIMITS
+    """Of the good key."""
+    again: int = 0
+    """How often the same goes before it."""
+    beside: int = 0
+    """How many of the same are under way."""
+    config: str = ""
+
+
+KEYED = (
+    Keyed(Code.KEY_MISSING, ()),
+    Keyed(Code.KEY_UNKNOWN, bearer(keys.secret(UNKNOWN))),
+    Keyed(Code.KEY_MISTYPED, bearer(CLIENT_SECRETS[0].swapcase().replace("KH_", "kh_"))),
+    Keyed(Code.KEY_EXPIRED, bearer(keys.secret(ENDED))),
+    Keyed(Code.KEY_REVOKED, bearer(keys.secret(LOST))),
+    Keyed(Code.HF_TOKEN_SENT, bearer(HF_TOKEN)),
+    Keyed(Code.NOT_A_KEY, bearer(GPU_TOKEN)),
+    Keyed(
+        Code.KEY_AMBIGUOUS,
+        (*bearer(CLIENT_SECRETS[0]), (b"x-api-key", CLIENT_SECRETS[1].encode())),
+    ),
+    Keyed(Code.KEY_IN_URL, path=f"/models/{CLIENT_SECRETS[0]}"),
+    Keyed(Code.KEY_IN_URL, in_query=True),
+    Keyed(Code.ADMIN_KEY_NEEDED, path="/admin/v1/keys", method="GET"),
+    Keyed(Code.MODEL_NOT_ALLOWED, bearer(keys.secret(PICKY)), body=ASK | {"model": "default"}),
+    Keyed(Code.REQUESTS_LIMITED, limits=Limits(rpm=1), again=1),
+    Keyed(Code.CONCURRENCY_LIMITED, limits=Limits(concurrency=1), beside=1),
+    Keyed(Code.OVER_LIMIT, limits=Limits(tpm=10)),
+    Keyed(Code.TOKENS_LIMITED, limits=Limits(tpm=2000), again=1),
+    Keyed(Code.BUDGET_SPENT, limits=Limits(budget=Budget(amount=2000, unit="tokens")), again=1),
+    Keyed(Code.PRICE_UNKNOWN, config='[limits]\nunknown_price = "refuse"\n'),
+)
 OF_THE_ADMIN = {
     *(Code.CLERK_UNAVAILABLE, Code.EXCHANGE_NOT_FOUND, Code.KEY_NOT_FOUND, Code.NAME_TAKEN),
     *(Code.LEDGER_UNAVAILABLE, Code.JOURNAL_FULL),
 }
 """Forced in server/test_forwarding.py, server/test_admin.py, ledger/ and io/test_journal.py."""
 OTHERWISE = {
-    *(Code.INTERNAL_ERROR, Code.SHUTTING_DOWN),
-    *(*BROKEN_OFF, *OF_KEYS, *OF_THE_ADMIN),
+    *(Code.INTERNAL_ERROR, Code.SHUTTING_DOWN, Code.KEYS_UNAVAILABLE),
+    *(*BROKEN_OFF, *OF_THE_ADMIN),
 }
 """Forced by tests of their own, below or elsewhere."""
-NOT_YET = {
-    *(Code.BUDGET_SPENT, Code.CONCURRENCY_LIMITED, Code.OVER_LIMIT, Code.PRICE_UNKNOWN),
-    *(Code.REQUESTS_LIMITED, Code.TOKENS_LIMITED),
-}
-"""Of limits, which no request is held to before the exchange asks for them."""
 NEVER_RAISED: set[Code] = set()
 """What is reserved; each with its reason."""
 
 
 def test_every_code_is_forced_or_never_raised():
     """A new error code belongs into CASES."""
-    forced = {case.code for case in CASES} | OTHERWISE
+    forced = {case.code for case in (*CASES, *KEYED)} | OTHERWISE
     assert forced.isdisjoint(NEVER_RAISED)
-    assert forced.isdisjoint(NOT_YET)
-    assert forced | NEVER_RAISED | NOT_YET == set(Code)
+    assert forced | NEVER_RAISED == set(Code)
     sources = [
         path.read_text()
         for path in Path(main.__file__).parent.rglob("*.py")
@@ -217,6 +262,7 @@ def leaks(text: str) -> list[str]:
     """The lines of a text that hold a part of a secret or of a prompt."""
     encoded = [base64.b64encode(token.encode()).decode()[4:20] for token in TOKENS]
     words = [SECRET_WORD, PROMPT_WORD, *encoded]
+    words += [secret[at : at + 16] for secret in CLIENT_SECRETS for at in (3, 20, 34)]
     return [
         line for line in text.splitlines() if any(word.lower() in line.lower() for word in words)
     ]
@@ -232,7 +278,8 @@ def leaks(text: str) -> list[str]:
         PROMPT[:40].upper(),
         echo().decode(),
     ]
-    + [base64.b64encode(token.encode()).decode() for token in TOKENS],
+    + [base64.b64encode(token.encode()).decode() for token in TOKENS]
+    + [CLIENT_SECRETS[0][:20], CLIENT_SECRETS[5]],
 )
 def test_a_leak_would_be_found(text: str):
     assert leaks(f"first line\nand {text} here") == [f"and {text} here"]
@@ -377,6 +424,86 @@ async def test_an_error_tells_neither_secret_nor_prompt(place: Path, case: Case,
     assert_none_leaks(
         reply=shown(reply), text_log=logs.text.getvalue(), json_log=logs.json.getvalue(), page=page
     )
+
+
+@pytest.mark.parametrize("case", KEYED, ids=[f"{case.code}-{at}" for at, case in enumerate(KEYED)])
+async def test_a_refused_key_or_limit_tells_neither_secret_nor_prompt(
+    place: Path, case: Keyed
+) -> None:
+    """Nor do the journal, the mirror and the ring of refusals hold any of it."""
+    held = [
+        keys.key(MINE, limits=case.limits, created_at_ms=1),
+        keys.key(ENDED, expires_at_ms=10, created_at_ms=1),
+        keys.key(LOST, revoked_at_ms=10, created_at_ms=1),
+        keys.key(PICKY, models=("other",), created_at_ms=1),
+    ]
+    data = place / "data"
+    data.mkdir(mode=0o700)
+    mirror = Mirror(data)
+    mirror.rebuild(held, have_existed=True, looked_at_ms=time.time_ns() // 1_000_000)
+    async with StandIn(USED) as far:
+        settings_for(place, "openai", far.url)
+        with (place / "keyhole.toml").open("a") as config:
+            config.write(case.config)
+        settings = load(
+            inputs(place, KEYHOLE_DATA=str(data)),
+            backends=main.backends(),
+            engine_models=lambda _: [],
+        )
+        logs = Logs()
+        async with main.open_runtime(
+            settings, keeps_engine=False, role="server", observers=logs.observers
+        ) as runtime:
+            # so that no two stand in different minutes
+            parts = msgspec.structs.replace(runtime.gateway.parts, clock=StillDate(START_MS))
+            gateway = Gateway(parts)
+            for _ in range(case.again):
+                await _ask_keyed(gateway, case)
+            others = [asyncio.ensure_future(_ask_keyed(gateway, case)) for _ in range(case.beside)]
+            await far.wait_for_requests(case.beside)
+            codes = await _ask_keyed(gateway, case)
+            await asyncio.gather(*others)
+            page = metrics(gateway)
+            state = "\n".join(
+                path.read_bytes().decode("latin-1") for path in data.rglob("*") if path.is_file()
+            )
+    mirror.close()
+    assert f"key-{LOST}" in state, "it was looked through"
+    lines = [json.loads(line) for line in logs.json.getvalue().splitlines()]
+    assert [line["code"] for line in lines if "code" in line] == [case.code]
+    digests = [key.digest.hex() for key in held]
+    for text in (codes, logs.text.getvalue(), logs.json.getvalue(), page):
+        assert not any(digest in text for digest in digests)
+    assert_none_leaks(
+        reply=codes,
+        text_log=logs.text.getvalue(),
+        json_log=logs.json.getvalue(),
+        page=page,
+        state=state,
+    )
+
+
+USED = Answer.json(
+    {
+        "choices": [{"message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 500, "completion_tokens": 600},
+    }
+)
+
+
+async def _ask_keyed(gateway: Gateway, case: Keyed) -> str:
+    head = Head(
+        method=case.method,
+        path=case.path,
+        headers=((b"host", b"localhost"), *case.headers),
+        peer="127.0.0.1",
+        shows_key_in_query=case.in_query,
+    )
+    admitted = gateway.admit(head)
+    if isinstance(admitted, Admission):
+        admitted = await gateway.run(admitted, json.dumps(case.body).encode())
+    await asyncio.sleep(0)
+    return shown(admitted)
 
 
 class Broken:

@@ -170,6 +170,7 @@ class World:
         is_passed_on: bool = False,
         reader: EventReader | None = None,
         edit: Any = None,
+        most_pieces: int | None = None,
     ) -> None:
         self.incoming = Incoming(*chunks)
         request = UpstreamRequest(upstream=UPSTREAM, path="/", body=b"")
@@ -185,6 +186,7 @@ class World:
             alarms=self.alarms,
             max_frame_bytes=MAX_FRAME_BYTES,
         )
+        self.most_pieces = most_pieces
         self.sink = Sink(self.relay)
         self.ends: list[tuple[KeyholeError | None, bool]] = []
         self.heartbeat_s, self.drains = 0.0, False
@@ -203,7 +205,7 @@ class World:
         self.progress.append(relay.pieces)
 
     async def begin(self, heartbeat_s: float = 0) -> bytes:
-        first = await self.relay.begin(20)
+        first = await self.relay.begin(20, most_pieces=self.most_pieces)
         self.heartbeat_s = heartbeat_s
         self.relay.carry(self)
         return first
@@ -366,6 +368,63 @@ class TestCancelling:
         here.relay.cancel()
         assert here.ends == [(None, True)]
         assert here.incoming.is_closed
+
+
+class TestBudget:
+    async def test_it_ends_before_the_piece_that_is_too_much_however_it_comes(self) -> None:
+        content = b"data: one\n\ndata: two\n\ndata: three\n\ndata: four\n\ndata: end\n\n"
+        for chunks in splits(content):
+            for passed_on, wanted in ((False, WRITTEN), (True, content[:22] + b"(end)")):
+                here = World(*chunks, is_passed_on=passed_on, most_pieces=2)
+                assert await here.run() == wanted
+                assert (here.code, here.relay.is_cut, here.relay.pieces) == (None, True, 3)
+                assert here.incoming.is_closed
+
+    async def test_one_of_just_so_many_pieces_ends_by_itself(self) -> None:
+        """Its upstream was told the maximum, and has yet to say why it ended and what it took."""
+        for chunks in splits(GOOD):
+            here = World(*chunks, most_pieces=2)
+            assert await here.run() == WRITTEN
+            assert (here.code, here.relay.is_cut, here.relay.pieces) == (None, False, 2)
+            assert here.relay.usage is not None
+
+    async def test_an_unfinished_last_frame_that_is_too_much_is_not_told(self) -> None:
+        here = World(b"data: one\n\ndata: two\n\ndata: three\n", most_pieces=2)
+        assert await here.run() == WRITTEN
+        assert here.relay.is_cut
+
+    async def test_who_may_have_none_gets_none(self) -> None:
+        here = World(GOOD, most_pieces=0)
+        assert await here.run() == b"(end)"
+
+
+class TestRevocation:
+    async def test_the_client_is_told_and_the_upstream_is_left(self) -> None:
+        here = World(b"data: one\n\n", b"data: two\n\n")
+        here.relay.start(here.sink, await here.begin())
+        here.relay.cut(BROKEN)
+        here.relay.cut(BROKEN)
+        assert here.sink.written == b"[one]!upstream_unreachable"
+        assert (here.code, here.relay.is_cut) == (BROKEN.code, True)
+        assert here.incoming.is_closed
+
+    async def test_before_it_is_started_it_is_told_when_it_is(self) -> None:
+        here = World(b"data: one\n\n", b"data: two\n\n")
+        first = await here.begin()
+        here.relay.cut(BROKEN)
+        assert here.ends == []
+        here.relay.start(here.sink, first)
+        assert here.sink.written == b"[one]!upstream_unreachable"
+        assert (here.code, here.relay.is_cut) == (BROKEN.code, True)
+        assert here.relay.bytes_out == len(here.sink.written)
+
+    async def test_one_that_is_never_started_ends_when_it_is_dropped(self) -> None:
+        here = World(b"data: one\n\n", b"data: two\n\n")
+        await here.begin()
+        here.relay.cut(BROKEN)
+        here.relay.cancel()
+        assert here.ends == [(None, True)]
+        assert here.relay.is_cut
 
 
 class TestPausing:

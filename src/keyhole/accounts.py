@@ -30,7 +30,7 @@ from keyhole.policy.limits import Bound, Hold, allowance, bounds_tokens
 from keyhole.policy.pricing import ENGINE_KIND, FREE, Price, Prices
 from keyhole.ports import Clock, Counters, Journal
 from keyhole.wire.answer import Answer, Usage
-from keyhole.wire.books import Basis, Intent, Outcome, Progress, Receipt
+from keyhole.wire.books import OUT_OF_CREDITS, Basis, Intent, Outcome, Progress, Receipt
 from keyhole.wire.call import Call
 from keyhole.wire.keys import Key, Limits
 from keyhole.wire.records import AccessRecord
@@ -146,6 +146,20 @@ class Accounts:
         record.attempts, record.upstream, record.target = number, upstream, target.label
         return Attempt(account, intent, price, hold, began_s)
 
+    def fail(
+        self,
+        attempt: Attempt,
+        target: Target,
+        error: BaseException,
+        now_s: float,
+        *,
+        is_cut: bool = False,
+    ) -> None:
+        """An attempt has brought nothing; remember an upstream whose credits are gone."""
+        if isinstance(error, UpstreamError) and error.code is Code.UPSTREAM_OUT_OF_CREDITS:
+            self.counters.out_of_credits(target.upstream.name, self._clock.unix_ms())
+        attempt.failed(error, now_s, is_cut=is_cut)
+
     def _bounds_any(self, targets: Sequence[Target]) -> bool:
         return any(target.upstream.name in self._upstream_limits for target in targets)
 
@@ -221,6 +235,8 @@ class Attempt(Struct):
     hold: Hold | None
     began_s: float
     first_byte_s: float | None = None
+    is_sent: bool = True
+    """Whether the upstream may have heard of it."""
     is_over: bool = False
 
     def answered(self, answer: Answer, now_s: float) -> None:
@@ -261,11 +277,13 @@ class Attempt(Struct):
             status = error.upstream_status or (504 if error.code is Code.UPSTREAM_TIMEOUT else 502)
             if error.code is Code.UPSTREAM_REFUSED_REQUEST:
                 outcome = "client_error"
+            if error.code is Code.UPSTREAM_OUT_OF_CREDITS:
+                status = OUT_OF_CREDITS  # some say it with 429
         elif isinstance(error, ClientError):
             outcome, status = "client_error", error.status
         elif isinstance(error, asyncio.CancelledError):
-            # The upstream had the prompt, and was at work on it.
-            nothing = Usage(self.account.prompt_estimate, 0)
+            if self.is_sent:  # the upstream had the prompt, and was at work on it
+                nothing = Usage(self.account.prompt_estimate, 0)
             outcome, status = ("cut" if is_cut else "client_gone"), 0
         elif isinstance(error, KeyholeError):
             outcome, status = "interrupted", 0

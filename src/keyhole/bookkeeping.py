@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,9 @@ from keyhole.ledger.segments import Segment, list_segments
 from keyhole.policy.limits import Spent
 from keyhole.policy.pricing import Prices
 from keyhole.ports import Clock, Keys
-from keyhole.wire.books import Receipt
+from keyhole.wire.books import OUT_OF_CREDITS, Receipt
 from keyhole.wire.lines import is_node
+from keyhole.wire.mirror import Mark
 
 KEYS_WITHIN_S = 10.0
 """How long a start waits for the clerk's first copy of the keys; it goes on without."""
@@ -70,7 +71,7 @@ async def open_books(
     counters = MemoryCounters(clock.unix_ms, look_up=look_up)
     journal: FileJournal | NoJournal = NoJournal()
     if mirrored is not None:
-        counters.restore(_spent_before(settings.data, mirrored))
+        _restore(counters, settings.data, mirrored)
     if keeps and settings.journal.keep:
         journal = FileJournal(
             journal_dir(settings.data),
@@ -130,19 +131,33 @@ async def _open_keys(
     return keys
 
 
-def _spent_before(data: Path, keys: MirroredKeys) -> Iterator[tuple[Name, Spent]]:
+def _restore(counters: MemoryCounters, data: Path, keys: MirroredKeys) -> None:
+    """Count what was used before this process, and remember whose credits are gone."""
+    try:
+        # In this order: what is posted in between is counted twice, and not left out.
+        passed = {offset.segment: offset.offset for offset in keys.offsets()}
+        marks = keys.marks()
+    except GatewayError:
+        passed, marks = {}, []
+    receipts = list(_receipts(journal_dir(data), passed))
+    counters.restore(_spent_before(keys, receipts))
+    counters.hear(
+        Mark(receipt.intent.upstream, receipt.intent.started_at_ms, is_cleared=False)
+        for receipt in receipts
+        if receipt.status == OUT_OF_CREDITS and receipt.outcome == "upstream_error"
+    )
+    counters.hear(marks)  # last: what it has cleared may still be in the journal
+    keys.on_marks = counters.hear
+
+
+def _spent_before(keys: MirroredKeys, receipts: Iterable[Receipt]) -> Iterator[tuple[Name, Spent]]:
     """What was used before this process by those whom the journal's last lines are about.
 
     What the ledger has of them, and the journal beyond that; of all others the ledger has
     everything, and it is looked up when they come.
     """
-    try:
-        # In this order: what is posted in between is counted twice, and not left out.
-        passed = {offset.segment: offset.offset for offset in keys.offsets()}
-    except GatewayError:
-        passed = {}
     told: set[Name] = set()
-    for receipt in _receipts(journal_dir(data), passed):
+    for receipt in receipts:
         intent = receipt.intent
         used = Spent(
             at_ms=intent.started_at_ms,

@@ -55,7 +55,7 @@ from keyhole.policy.routing import (
     plan,
     settle_model,
 )
-from keyhole.ports import Alarms, Clock, Keys, Observer, Transport
+from keyhole.ports import Alarms, Clock, Keys, Observer, Refusals, Transport
 from keyhole.relay import Relay
 from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.books import Outcome
@@ -71,7 +71,7 @@ from keyhole.wire.http import (
 )
 from keyhole.wire.ids import TAIL_DIGITS, sane_request_id, uuid7, uuid7_tails
 from keyhole.wire.keys import LiveKey
-from keyhole.wire.records import CLIENT_GONE, AccessRecord
+from keyhole.wire.records import CLIENT_GONE, AccessRecord, Refusal
 
 MAX_HEADER_VALUE_CHARS = 1024
 IDS_IN_STOCK = 256
@@ -79,6 +79,8 @@ MIN_PATIENCE_S = 0.001
 
 NOBODY = LiveKey(None, math.inf)
 """What lets in where nothing has to be shown."""
+
+_NOT_EXPLAINED = frozenset({Code.PATH_NOT_FOUND, Code.METHOD_NOT_ALLOWED})
 
 _Got = TypeVar("_Got")
 Headers = list[tuple[str, str]]
@@ -148,6 +150,8 @@ class Parts(Struct, frozen=True, kw_only=True):
     """How long a call is held while nobody can answer it but a model that loads."""
     drains_streams: bool = False
     """Whether an upstream's stream is read to its end when its client has left."""
+    refusals: Refusals | None = None
+    """Where it is remembered why a request was refused that had been let in."""
     tells_texts: bool = False
     """Whether the observer is told prompts and answers: only where the operator wants it."""
 
@@ -209,17 +213,20 @@ class Gateway:
 
     async def run(self, admission: Admission, body: bytes) -> Reply:
         """Serve an admitted request. Raises nothing but cancellation."""
-        record, key = admission.record, admission.live.key
+        record = admission.record
         record.bytes_in = len(body)
-        if key is not None:
-            self._running.setdefault(key.id, {})[record.request_id] = admission
         try:
+            if admission.live.good_until_ms <= record.began_unix_ms:  # gone while its body came
+                admission.live = self._let_in(admission.head, self.parts.clock.unix_ms())
+            if (key := admission.live.key) is not None:
+                record.key = key.name
+                self._running.setdefault(key.id, {})[record.request_id] = admission
             reply = await self._serve(admission, body)
         except KeyholeError as error:
             return self.refuse(admission, error)
         except asyncio.CancelledError:
             if admission.is_revoked:
-                return self.refuse(admission, _gone(admission, record.began_unix_ms))
+                return self.refuse(admission, _gone(admission, self.parts.clock.unix_ms()))
             self.left(admission)
             raise
         except Exception as error:  # noqa: BLE001  # the edge: logged, answered as internal
@@ -233,6 +240,8 @@ class Gateway:
         reply = dialect.refuse(error, admission.record.request_id)
         if reply.status == 401:
             reply.headers.append(("www-authenticate", "Bearer"))  # RFC 9110, section 11.6.1
+        if self.parts.refusals is not None and _is_explained(admission, error):
+            self.parts.refusals.append(_refusal(admission, error, reply.status))
         return self._end(admission, _sendable(reply))
 
     def turn_away(self, head: Head, error: KeyholeError) -> Reply:
@@ -322,7 +331,12 @@ class Gateway:
         patience_s = route.first_byte_timeout_s or dialect.first_byte_timeout_s
         began_s = self.parts.clock.monotonic()  # not while a client was sending
         targets = plan(route, call.model) if route.is_as_asked else route.targets
-        account = self.parts.accounts.open(record, key, dialect.name, call, route, targets)
+        accounts = self.parts.accounts
+        try:
+            account = accounts.open(record, key, dialect.name, call, route, targets)
+        except ClientError:
+            admission.scopes = accounts.counters.scopes(key)
+            raise
         if account.hold is not None:
             admission.scopes = account.hold.scopes
         deadline_s = began_s + patience_s
@@ -362,7 +376,7 @@ class Gateway:
             account.close()
         else:
             wish.admission.stream = relay
-            relay.carry(_Carriage(self, wish, attempt), most_pieces=account.allowance)
+            relay.carry(_Carriage(self, wish, attempt))
         headers = [
             ("content-type", EVENT_STREAM),
             ("cache-control", "no-cache"),
@@ -383,7 +397,7 @@ class Gateway:
         attempt, timeouts = self._begin_attempt(wish, target, 1)
         try:
             if self._synced is not None:
-                await self._synced()
+                await self._sync_intent(attempt, self._synced)
             incoming = await parts.transport.open(
                 streaming.request, request_id=wish.record.request_id, timeouts=timeouts
             )
@@ -411,7 +425,8 @@ class Gateway:
                 alarms=parts.alarms,
                 max_frame_bytes=parts.max_frame_bytes,
             )
-            first = await relay.begin(wish.deadline_s - parts.clock.monotonic())
+            left_s = wish.deadline_s - parts.clock.monotonic()
+            first = await relay.begin(left_s, most_pieces=wish.account.allowance)
         except BaseException as error:
             incoming.close()
             self._fail_attempt(wish, target, attempt, error)
@@ -484,7 +499,7 @@ class Gateway:
         responses: Sequence[UpstreamResponse]
         try:
             if self._synced is not None:
-                await self._synced()
+                await self._sync_intent(attempt, self._synced)
             if len(requests) == 1:
                 send = parts.transport.send
                 response = await send(requests[0], request_id=record.request_id, timeouts=timeouts)
@@ -508,13 +523,17 @@ class Gateway:
         left_s = max(wish.deadline_s - now_s, MIN_PATIENCE_S)
         return attempt, Timeouts(upstream.connect_timeout_s, left_s, upstream.total_timeout_s)
 
+    async def _sync_intent(self, attempt: Attempt, synced: Callable[[], Awaitable[None]]) -> None:
+        """Wait until the disk has the intent; until then the upstream has heard of nothing."""
+        attempt.is_sent = False
+        await synced()
+        attempt.is_sent = True
+
     def _fail_attempt(
         self, wish: Wish, target: Target, attempt: Attempt, error: BaseException
     ) -> None:
-        if isinstance(error, UpstreamError) and error.code is Code.UPSTREAM_OUT_OF_CREDITS:
-            now_ms = self.parts.clock.unix_ms()
-            self.parts.accounts.counters.out_of_credits(target.upstream.name, now_ms)
-        attempt.failed(error, self.parts.clock.monotonic(), is_cut=wish.admission.is_revoked)
+        now_s, is_cut = self.parts.clock.monotonic(), wish.admission.is_revoked
+        self.parts.accounts.fail(attempt, target, error, now_s, is_cut=is_cut)
 
     def _read_answer(
         self, backend: Backend, call: Call, target: Target, responses: Sequence[UpstreamResponse]
@@ -569,11 +588,10 @@ class Gateway:
         return reply
 
     def _tell_limits(self, admission: Admission, headers: Headers) -> None:
-        """Add what is left of the limits that a request counted in; a refusal has said it."""
-        if any(name == "ratelimit" for name, _ in headers):
-            return
+        """Add what is left of the limits that a request counted in; a refusal has said most."""
         now_ms = admission.record.began_unix_ms
-        headers += limit_headers(admission.scopes, now_ms)
+        if not any(name == "ratelimit" for name, _ in headers):
+            headers += limit_headers(admission.scopes, now_ms)
         if admission.place.dialect.name == "openai":
             headers += openai_headers(admission.scopes, now_ms)
 
@@ -668,6 +686,35 @@ def _translated(call: Call, *, is_rendered: bool) -> Headers:
     if is_rendered:
         return [("x-keyhole-translated", "chat-to-text")]
     return [] if call.messages else [("x-keyhole-translated", "text-to-chat")]
+
+
+def _is_explained(admission: Admission, error: KeyholeError) -> bool:
+    """Whether `keyhole explain` tells of it: not of what anybody can send without a key.
+
+    What has reached an upstream is in the books; of that only a limit is told, the operator's own.
+    """
+    if admission.live is NOBODY or error.code in _NOT_EXPLAINED:
+        return False
+    is_limit = isinstance(error, ClientError) and error.status == 429
+    return not admission.record.attempts or is_limit
+
+
+def _refusal(admission: Admission, error: KeyholeError, status: int) -> Refusal:
+    record, key = admission.record, admission.live.key
+    return Refusal(
+        exchange_id=record.request_id,
+        at_ms=record.began_unix_ms,
+        status=status,
+        code=error.code,
+        message=error.message,
+        hint=error.hint,
+        path=record.path,
+        key_id=None if key is None else key.id,
+        key=None if key is None else key.name,
+        group=None if key is None or key.group is None else key.group.name,
+        dialect=admission.place.dialect.name,
+        model=record.public_model or None,
+    )
 
 
 def _sendable(reply: Reply) -> Reply:

@@ -50,6 +50,7 @@ from keyhole.exchange import Gateway, Parts
 from keyhole.io.admin_key import load_admin_key
 from keyhole.io.clock import SystemClock
 from keyhole.io.counters import MemoryCounters
+from keyhole.io.refusals import RefusalRing
 from keyhole.io.transport import PooledTransport
 from keyhole.outbox import Outbox
 from keyhole.policy.credentials import check_admin, may_use
@@ -208,6 +209,9 @@ async def open_runtime(
         books = await open_books(
             settings, clock, stack, keeps=role != "visitor", checks=role == "server", say=say
         )
+        ring = RefusalRing(settings.data) if role == "server" else None
+        if ring is not None:
+            stack.callback(ring.close)
         is_admin_key = load_admin_key(settings.data, os.environ).matches if serves_admin else _no
         own_key: Page = partial(own_key_page, counters=books.counters, clock=clock)
         pages = {**readiness.pages(), **metrics.pages(), OWN_KEY_PATH: own_key}
@@ -228,6 +232,7 @@ async def open_runtime(
                 max_frame_bytes=settings.stream.max_frame_bytes,
                 heartbeat_s=settings.stream.heartbeat_s,
                 loading_patience_s=settings.loading_patience_s,
+                refusals=ring,
                 drains_streams=settings.stream.on_client_gone == "drain",
                 tells_texts=settings.log.texts,
             )

@@ -13,7 +13,7 @@ from keyhole.policy.limits import Bound, Hold, Scopes
 from keyhole.wire.books import Intent, Progress, Receipt
 from keyhole.wire.http import Timeouts, UpstreamRequest, UpstreamResponse
 from keyhole.wire.keys import Key, Limits, LiveKey
-from keyhole.wire.records import AccessRecord
+from keyhole.wire.records import AccessRecord, Refusal
 
 
 class Transport(Protocol):
@@ -161,6 +161,14 @@ class Observer(Protocol):
 
     def crashed(self, record: AccessRecord, error: Exception) -> None:
         """Something unexpected was raised while it was served; `ended` follows."""
+        ...
+
+
+class Refusals(Protocol):
+    """Where refused requests are remembered, for `keyhole explain`."""
+
+    def append(self, refusal: Refusal) -> None:
+        """Write one down; leave it out where that cannot be. Must not raise or wait."""
         ...
 
 

@@ -65,16 +65,8 @@ class Relay:
     __slots__ = (
         *("_alarms", "_call", "_carrier", "_failure", "_frames", "_has_left", "_heartbeat_s"),
         *("_incoming",),
-        *(
-            "_is_over",
-            "_is_paused",
-            "_lessons",
-            "_most_pieces",
-            "_plan",
-            "_recurring",
-            "_secret",
-            "_sink",
-        ),
+        *("_is_over", "_is_paused", "_is_rewritten", "_lessons", "_most_pieces", "_open_choices"),
+        *("_plan", "_recurring", "_secret", "_sink"),
         *("_target", "_tells_at_s", "_writer"),
         *("bytes_out", "due_s", "is_cut", "pieces", "usage", "watched_s"),
     )
@@ -106,6 +98,10 @@ class Relay:
         self._heartbeat_s = 0.0
         self._is_over = self._is_paused = self._has_left = False
         self._most_pieces = NO_END
+        self._is_rewritten = False
+        """Whether the writer hears of what is passed on, to tell the whole text at a cut."""
+        self._open_choices: set[int] = set()
+        """Texts that have begun and not ended."""
         self._tells_at_s = math.inf
         """When its carrier hears of it again."""
         self._failure: KeyholeError | None = None
@@ -119,12 +115,16 @@ class Relay:
         """Whether we ended it: at what it may use, or because its key is gone."""
         self.due_s = self.watched_s = math.inf
 
-    async def begin(self, patience_s: float) -> bytes:
+    async def begin(self, patience_s: float, *, most_pieces: int | None = None) -> bytes:
         """Read up to the first frame that says something; the client's bytes for it.
 
+        `most_pieces` is how many pieces of text there may be; the next one ends it.
         Raises UpstreamError: until then nothing has gone to the client, and another upstream
         may be asked. Comments do not count for it, however many come.
         """
+        if most_pieces is not None:
+            self._most_pieces = most_pieces
+            self._is_rewritten = self._plan.is_passed_on and not self._plan.recurs
         self.due_s = self._alarms.now_s() + patience_s
         self._alarms.watch(self)
         try:
@@ -152,21 +152,29 @@ class Relay:
                     raise
                 self._failure = error
                 self._incoming.close()
-            self._is_over = not chunk or self._failure is not None
+            if self._is_beyond and not self.is_cut:
+                self._incoming.close()
+                self.is_cut = True
+                out.append(self._cut_end())
+            self._is_over = not chunk or self._failure is not None or self.is_cut
         return b"".join(out)
 
-    def carry(self, carrier: Carrier, *, most_pieces: int | None = None) -> None:
-        """Say who has to know of it, and how many pieces of text it may have."""
+    def carry(self, carrier: Carrier) -> None:
+        """Say who has to know of it."""
         self._carrier = carrier
         if self._writer.heartbeat:
             self._heartbeat_s = carrier.heartbeat_s
-        self._most_pieces = NO_END if most_pieces is None else most_pieces
         self._tells_at_s = self._alarms.now_s() + PROGRESS_EVERY_S
 
     def cut(self, error: KeyholeError) -> None:
         """End it with an error; nothing where it is over."""
-        if not self._is_over:
-            self.is_cut = True
+        if self._is_over:
+            return
+        self.is_cut = True
+        if self._sink is None:  # the door has not begun yet, and will tell it
+            self._is_over, self._failure = True, error
+            self._incoming.close()
+        else:
             self._fail(error, [])
 
     # For the door
@@ -227,6 +235,9 @@ class Relay:
             return
         # From here on as `_send` and `_listen`, in one: nearly every piece comes by here.
         self.pieces += 1
+        if self.pieces > self._most_pieces:
+            self._cut_short([])
+            return
         self.bytes_out += len(written)
         if self._sink is not None:
             self._sink.send(written)
@@ -237,8 +248,6 @@ class Relay:
             self.due_s = now_s + self._heartbeat_s
             if self.due_s < self.watched_s:
                 self._alarms.watch(self)
-        if self.pieces >= self._most_pieces:
-            self._cut_short()
 
     def _read_on(self, chunk: bytes) -> None:
         """Read the frames that a chunk completes, and send on what becomes of them."""
@@ -248,12 +257,12 @@ class Relay:
         except Exception as error:  # noqa: BLE001  # an edge: nobody else would hear of it
             self._fail(error, out)
             return
-        if out:
+        if self._is_beyond:
+            self._cut_short(out)
+        elif out:
             self._send(out[0] if len(out) == 1 else b"".join(out))
         elif self._plan.reader.is_complete:
             self._listen()
-        if self.pieces >= self._most_pieces and not self._plan.reader.is_complete:
-            self._cut_short()
 
     def _send(self, written: bytes) -> None:
         self.bytes_out += len(written)
@@ -309,6 +318,8 @@ class Relay:
             raise self._too_large(error) from None
         for frame in frames:
             self._translate(frame, out)
+            if self._is_beyond:
+                return
         if self._frames.is_broken:  # by what stands behind them
             self._take(b"", out)
 
@@ -320,6 +331,10 @@ class Relay:
             raise self._too_large(error) from None
         if last is not None:
             self._translate(last, out)
+        if self._is_beyond:
+            self.is_cut = True
+            out.append(self._cut_end())
+            return
         if not self._plan.reader.is_complete:
             raise faults.broken_off(self._target)
         if not self._plan.is_passed_on:
@@ -330,8 +345,10 @@ class Relay:
         if self._is_echo(frame.raw):
             raise faults.echoed_secret(self._target.upstream, 200)
         events = self._read(frame)
-        if events is None:
+        if events is None or self._is_beyond:
             return
+        if self._is_rewritten:
+            self._write(events)
         if not plan.is_passed_on:
             written = self._write(events)
         elif plan.edit is not None:
@@ -368,8 +385,11 @@ class Relay:
             if type(event) is Delta:
                 if event.text:
                     self.pieces += 1
+                    self._open_choices.add(event.choice)
             elif type(event) is Counted:
                 self.usage = event.usage
+            elif type(event) is Finish:
+                self._open_choices.discard(event.choice)
         return events  # type: ignore[return-value]
 
     def _write(self, events: list[Event] | tuple[Event, ...]) -> bytes:
@@ -402,13 +422,26 @@ class Relay:
         sink = self._sink
         self._close(error, _nothing if sink is None else partial(sink.end, out))
 
-    def _cut_short(self) -> None:
+    @property
+    def _is_beyond(self) -> bool:
+        return self.pieces > self._most_pieces
+
+    def _cut_short(self, out: list[bytes]) -> None:
         """End the text here, in the client's own way: it has had as much as it may use."""
-        if self._is_over:
-            return
         self._is_over = self.is_cut = True
         self._incoming.close()
-        self._finish(self._writer.write(Finish("length")) + self._writer.end(), None)
+        self._finish(b"".join(out) + self._cut_end(), None)
+
+    def _cut_end(self) -> bytes:
+        """What the client gets in place of the piece that is too much, and of all behind it."""
+        writer, out = self._writer, []
+        for choice in sorted(self._open_choices):
+            if self._plan.is_passed_on:
+                writer.write(Delta("", choice))  # which has begun, but not with this writer
+            out.append(writer.write(Finish("length", choice)))
+        prompt_tokens = 0 if self.usage is None else self.usage.prompt_tokens
+        writer.write(Counted(Usage(prompt_tokens, self._most_pieces)))
+        return b"".join([*out, writer.end()])
 
     def _close(self, error: KeyholeError | None, last: Callable[[], None]) -> None:
         self.due_s = math.inf

@@ -16,8 +16,9 @@ from keyhole.cli import cli
 from keyhole.cli.tables import bar, table
 from keyhole.io.clock import SystemClock
 from keyhole.io.journal import FileJournal, JournalSettings
-from keyhole.io.refusals import Refusal, RefusalRing
+from keyhole.io.refusals import RefusalRing
 from keyhole.wire.books import Intent, Receipt
+from keyhole.wire.records import Refusal
 from standins.attempts import intent, receipt
 
 PROMISED = (

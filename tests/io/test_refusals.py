@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from keyhole.io.refusals import NEWER, OLDER, Refusal, RefusalRing, find_refusal, read_refusals
+from keyhole.io.refusals import NEWER, OLDER, RefusalRing, find_refusal, read_refusals
+from keyhole.wire.records import Refusal
 
 
 def refusal(number: int, **more: object) -> Refusal:

@@ -381,7 +381,7 @@ def test_no_text_keeps_a_batch_from_being_posted(
     assert books.open_intents("node-1", "segment-1") == []
     assert UsageReader(database).usage("model").sums[0].requests == 2
     books.mark(hostile, reason=hostile, now_ms=1)
-    assert books.clear_mark(hostile)
+    assert books.clear_mark(hostile, now_ms=2)
     UsageReader(database).exchange(hostile)
 
 
@@ -409,9 +409,29 @@ def test_an_upstream_is_marked_anew_until_it_is_cleared(books: Books) -> None:
     ]
     with books.standing() as standing:
         assert (standing.version, standing.marks) == (version + 3, books.marks())
-    assert books.clear_mark("hf")
-    assert not books.clear_mark("hf")
+    assert books.clear_mark("hf", now_ms=4)
+    assert not books.clear_mark("hf", now_ms=4)
     assert [mark.upstream for mark in books.marks()] == ["a"]
+    with books.standing() as standing:
+        assert [(m.upstream, m.since_ms, m.is_cleared) for m in standing.marks] == [
+            ("a", 3, False),
+            ("hf", 4, True),
+        ]
+
+
+def test_a_receipt_that_says_so_marks_its_upstream(books: Books) -> None:
+    def out_of_credits(number: int, outcome: str = "upstream_error") -> Receipt:
+        return receipt(intent(number, at_ms=NOON_MS + number), status=402, outcome=outcome)
+
+    lines = (out_of_credits(1), out_of_credits(2), receipt(intent(3)), out_of_credits(9, "cut"))
+    books.post(batch(*lines, ends_at=10))
+    (mark,) = books.marks()
+    assert (mark.upstream, mark.since_ms) == ("hf", NOON_MS + 2)
+    assert books.clear_mark("hf", now_ms=NOON_MS + 10)
+    books.post(batch(out_of_credits(5), begins_at=10, ends_at=20))
+    assert books.marks() == (), "it had said so before it was cleared"
+    books.post(batch(out_of_credits(11), begins_at=20, ends_at=30))
+    assert len(books.marks()) == 1
 
 
 # Retention

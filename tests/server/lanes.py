@@ -15,6 +15,7 @@ from doors.raw import told_apart
 from doors.servers import STRICT_DOORS, make_edge
 from keyhole.exchange import Gateway
 from keyhole.server.app import AsgiDoor
+from keyhole.server.forwarding import AdminDoor
 from keyhole.server.strict import StrictProtocol
 
 HIGH_WATER = 65536
@@ -103,13 +104,14 @@ class Lane:
         composed: Composed | None = None,
         *,
         gateway: Gateway | None = None,
+        admin: AdminDoor | None = None,
         **bounds: Any,
     ) -> None:
         self.composed = composed or Composed(io.StringIO())
         gateway = gateway or self.composed.gateway
         self.edge = make_edge(gateway, **bounds)
         self.state = ServerState()
-        app = AsgiDoor(gateway)
+        app = AsgiDoor(gateway, admin=admin)
         self._config = uvicorn.Config(app, ws="none", log_config=None, access_log=False)
         self._name = name
         self._connect()

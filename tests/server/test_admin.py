@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from keyhole.io.refusals import Refusal, RefusalRing
+from keyhole.io.refusals import RefusalRing
 from keyhole.ledger.books import Batch, Books
 from keyhole.ledger.database import Database
 from keyhole.ledger.keys import KeyStore
 from keyhole.server.admin import OPERATIONS, ROOT, AdminApp, Ledgers, openapi
+from keyhole.wire.records import Refusal
 from standins.attempts import intent, receipt
 
 NOW_MS = 1_763_863_600_000

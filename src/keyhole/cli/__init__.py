@@ -1,4 +1,4 @@
-"""The command line: serve, check, generate, models, model, key, group, usage, explain.
+"""The command line: serve, check, generate, models, model, key, group, upstream, usage, explain.
 
 It parses, prints and sets exit statuses; what it does is done by the modules below it. Modules
 build on each other in this order: `base` (what all share), `ledgers` (the ledger, opened for a
@@ -15,6 +15,7 @@ from keyhole.cli.generate_command import generate
 from keyhole.cli.key_commands import group, key
 from keyhole.cli.model_commands import model, models
 from keyhole.cli.serve_commands import check, serve
+from keyhole.cli.upstream_commands import upstream
 from keyhole.cli.usage_commands import explain, usage
 
 
@@ -24,7 +25,7 @@ def cli() -> None:
     """Keyhole: a self-hosted gateway for text generation."""
 
 
-for _command in (serve, check, generate, models, model, key, group, usage, explain):
+for _command in (serve, check, generate, models, model, key, group, upstream, usage, explain):
     cli.add_command(_command)
 
 

@@ -16,11 +16,12 @@ from keyhole.cli.base import options
 from keyhole.cli.ledgers import caught_up_ledger, now_ms
 from keyhole.cli.tables import bar, table
 from keyhole.errors import SetupError
-from keyhole.io.refusals import Refusal, find_refusal
+from keyhole.io.refusals import find_refusal
 from keyhole.ledger.books import OpenIntent
 from keyhole.ledger.usage import Attempt, By, Sum, Usage, UsageReader, in_words
 from keyhole.ledger.words import read_since
 from keyhole.wire.amounts import plain_usd, show_usd
+from keyhole.wire.records import Refusal
 
 SHOWN = 100
 """Rows of the table; the total counts all."""

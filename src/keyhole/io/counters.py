@@ -23,6 +23,7 @@ from keyhole.policy import limits
 from keyhole.policy.limit_words import refusal
 from keyhole.policy.limits import Bound, Hold, Place, Scopes, Spent, Tally, take
 from keyhole.wire.keys import Key, Limits
+from keyhole.wire.mirror import Mark
 
 Name = tuple[Place, str]
 """A key's id, a group's or an upstream's name, and which of these it is."""
@@ -132,6 +133,15 @@ class MemoryCounters:
     def clear_credits(self, upstream: str) -> None:
         """As the port says."""
         self.credits_gone.pop(upstream, None)
+
+    def hear(self, marks: Iterable[Mark]) -> None:
+        """Take over what others were told of credits, and what the operator took back."""
+        for mark in marks:
+            own_ms = self.credits_gone.get(mark.upstream)
+            if not mark.is_cleared:
+                self.credits_gone[mark.upstream] = max(mark.since_ms, own_ms or 0)
+            elif own_ms is not None and own_ms <= mark.since_ms:
+                del self.credits_gone[mark.upstream]
 
     @property
     def tally_count(self) -> int:

@@ -33,7 +33,16 @@ import msgspec
 from keyhole.errors import Code, GatewayError
 from keyhole.ports import Clock
 from keyhole.wire.keys import Key, LiveKey
-from keyhole.wire.mirror import FILE_NAME, FORMAT, MARKER_NAME, Offset, Scope, Spent, decode_key
+from keyhole.wire.mirror import (
+    FILE_NAME,
+    FORMAT,
+    MARKER_NAME,
+    Mark,
+    Offset,
+    Scope,
+    Spent,
+    decode_key,
+)
 
 LOOK_S = 0.2
 MAX_HELD_KEYS = 4096
@@ -55,6 +64,7 @@ _FIND = (
     "SELECT keys.value, groups.value FROM keys LEFT JOIN groups ON groups.name = group_name"
     " WHERE digest = ?"
 )
+_MARKS = "SELECT upstream, since_ms, is_cleared FROM marks"
 _CHANGED = (
     "SELECT digest, keys.value, groups.value FROM keys"
     " LEFT JOIN groups ON groups.name = group_name WHERE keys.version > ? LIMIT ?"
@@ -95,6 +105,8 @@ class MirroredKeys:
         self._max_held = max_held
         self.on_gone = on_gone
         """Told the ids of keys that let in no more; must not raise."""
+        self.on_marks: Callable[[list[Mark]], None] | None = None
+        """Told of all upstreams that are out of credits, or no more, when anything changed."""
         self.without_key = LiveKey(None, 0)
         """What lets callers in while there never was a key; it ends with the first."""
         self._held: dict[bytes, LiveKey] = {}
@@ -156,6 +168,11 @@ class MirroredKeys:
     def offsets(self) -> list[Offset]:
         """Up to where the journals are in the ledger; raises GatewayError."""
         return [Offset(*row) for row in self._select("SELECT node, segment, offset FROM offsets")]
+
+    def marks(self) -> list[Mark]:
+        """What upstreams have said of their credits, and the operator; raises GatewayError."""
+        rows = self._select(_MARKS)
+        return [Mark(upstream, since_ms, bool(cleared)) for upstream, since_ms, cleared in rows]
 
     def look(self) -> None:
         """Bring what is held up to date, if anything has changed. Must not raise."""
@@ -221,6 +238,7 @@ class MirroredKeys:
             if written_as != FORMAT:
                 raise _UnfitError(f"it is of format {written_as}, not {FORMAT}")
             gone = set() if version == self._version else self._refresh(version, now_ms)
+            marks = self._rows(_MARKS)
         was_unfit = self._problem is not None or self._staleness() is not None
         self._version, self._data_version = version, data_version
         self._looked_at_ms = looked_at_ms
@@ -228,6 +246,10 @@ class MirroredKeys:
         self._problem = None
         if was_unfit and self._staleness() is None:
             self._restore()
+        if self.on_marks is not None:
+            self.on_marks(
+                [Mark(name, since_ms, bool(cleared)) for name, since_ms, cleared in marks]
+            )
         return gone
 
     def _refresh(self, version: int, now_ms: int) -> set[str]:

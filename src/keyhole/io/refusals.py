@@ -17,34 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
+
+from keyhole.wire.records import Refusal
 
 FILE_BYTES = 1024 * 1024
 LINE_BYTES = 8 * 1024
 """A refusal that takes more is written without its words."""
 NEWER, OLDER = "refusals.jsonl", "refusals.1.jsonl"
-
-
-class Refusal(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A request that was refused before it reached an upstream."""
-
-    exchange_id: str
-    at_ms: int
-    """Milliseconds since 1970, UTC."""
-    status: int
-    code: str
-    """Of errors.Code."""
-    message: str
-    """As the client was told it."""
-    hint: str | None = None
-    path: str = ""
-    key_id: str | None = None
-    key: str | None = None
-    """The key's name."""
-    group: str | None = None
-    dialect: str | None = None
-    model: str | None = None
-    """The route's public name, where it had been found."""
 
 
 class RefusalRing:

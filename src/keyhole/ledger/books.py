@@ -11,7 +11,7 @@ it makes writers take turns, so that versions become visible in their order and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -30,7 +30,20 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from keyhole.ledger.database import Database
-from keyhole.ledger.lines import Line, Place, Row, Sorted, clean, place_of, row_of, sort_lines
+from keyhole.ledger.lines import (
+    OUTCOME,
+    STARTED_AT,
+    STATUS,
+    UPSTREAM,
+    Line,
+    Place,
+    Row,
+    Sorted,
+    clean,
+    place_of,
+    row_of,
+    sort_lines,
+)
 from keyhole.ledger.schema import (
     ATTEMPTS,
     CHANGES,
@@ -43,10 +56,13 @@ from keyhole.ledger.schema import (
     SPENT,
 )
 from keyhole.ledger.sums import DAY_MS, HOUR_MS, KINDS, Sums
-from keyhole.wire.books import Intent, Receipt
+from keyhole.wire.books import OUT_OF_CREDITS, Intent, Receipt
 
 Kept = Literal["attempts", "hourly", "daily"]
 """Tables that retention shortens."""
+
+CLEARED = "cleared"
+"""In place of a mark's reason: the operator took it back."""
 
 _VERSION = select(CHANGES.c.version).where(CHANGES.c.name == "books")
 _ASKED_AT_ONCE = 1000
@@ -138,6 +154,11 @@ class Mark(Struct, frozen=True):
     reason: str
     since_ms: int
 
+    @property
+    def is_cleared(self) -> bool:
+        """Whether it says instead that all which was said before holds no more."""
+        return self.reason == CLEARED
+
 
 class Standing(Struct, frozen=True):
     """What the books held at one moment."""
@@ -173,6 +194,7 @@ class Books:
             _move_offset(connection, batch)
             new = _insert_attempts(connection, found.rows, is_sure=is_sure)
             _count(connection, new, version)
+            _mark_upstreams(connection, new)
             _close_intents(connection, found.ended)
             _open_intents(connection, batch, found.intents, found.progress)
             _note_progress(connection, found.progress)
@@ -265,26 +287,26 @@ class Books:
 
     def mark(self, upstream: str, *, reason: str, now_ms: int) -> None:
         """Mark an upstream as out of credits, since now."""
-        row = {"upstream": clean(upstream), "reason": clean(reason), "since_ms": now_ms}
         with self._database.writing() as connection:
             _raise_version(connection)
-            insert = _insert(connection, MARKS)
-            newer = {"reason": insert.excluded.reason, "since_ms": insert.excluded.since_ms}
-            connection.execute(
-                insert.on_conflict_do_update(index_elements=["upstream"], set_=newer), row
-            )
+            _put_mark(connection, upstream, reason, now_ms)
 
-    def clear_mark(self, upstream: str) -> bool:
-        """Take the mark away; whether there was one."""
+    def clear_mark(self, upstream: str, *, now_ms: int) -> bool:
+        """Take back what was said up to now; whether there was a mark.
+
+        That it was taken back is kept, because workers may have heard what the journal has not
+        brought here yet.
+        """
         with self._database.writing() as connection:
             _raise_version(connection)
-            is_it = MARKS.c.upstream == clean(upstream)
-            return connection.execute(delete(MARKS).where(is_it)).rowcount > 0
+            marked = {mark.upstream for mark in _read_marks(connection) if not mark.is_cleared}
+            _put_mark(connection, upstream, CLEARED, now_ms)
+            return clean(upstream) in marked
 
     def marks(self) -> tuple[Mark, ...]:
         """The upstreams that are marked, by name."""
         with self._database.reading() as connection:
-            return _read_marks(connection)
+            return tuple(mark for mark in _read_marks(connection) if not mark.is_cleared)
 
 
 def interrupted(found: OpenIntent) -> Receipt:
@@ -471,6 +493,32 @@ def _read_offsets(connection: Connection, node: str | None) -> Iterator[Offset]:
         query = query.where(SEGMENTS.c.node == node)
     for row in connection.execute(query.order_by(SEGMENTS.c.node, SEGMENTS.c.segment)):
         yield Offset(row.node, row.segment, row.offset, row.is_sealed, row.opened)
+
+
+def _mark_upstreams(connection: Connection, rows: Iterable[Row]) -> None:
+    """Mark those that said in one of these attempts that their credits are gone."""
+    said: dict[str, int] = {}
+    for row in rows:
+        if row[STATUS] == OUT_OF_CREDITS and row[OUTCOME] == "upstream_error":
+            name, since_ms = row[UPSTREAM], row[STARTED_AT]
+            said[name] = max(said.get(name, 0), since_ms)
+    for name in sorted(said):
+        _put_mark(connection, name, str(OUT_OF_CREDITS), said[name])
+
+
+def _put_mark(connection: Connection, upstream: str, reason: str, since_ms: int) -> None:
+    """Write what is newer than what is known of the upstream."""
+    row = {"upstream": clean(upstream), "reason": clean(reason), "since_ms": since_ms}
+    insert = _insert(connection, MARKS)
+    newer = {"reason": insert.excluded.reason, "since_ms": insert.excluded.since_ms}
+    connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=["upstream"],
+            set_=newer,
+            where=MARKS.c.since_ms <= insert.excluded.since_ms,
+        ),
+        row,
+    )
 
 
 def _read_marks(connection: Connection) -> tuple[Mark, ...]:

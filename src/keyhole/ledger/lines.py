@@ -74,6 +74,10 @@ def sort_lines(lines: Iterable[Line], *, is_plain: bool = False) -> Sorted:
     return Sorted(rows, ended, intents, progress)
 
 
+STARTED_AT, UPSTREAM, STATUS, OUTCOME = 2, 8, 10, 11
+"""Where these stand in a row."""
+
+
 def row_of(receipt: Receipt, *, is_plain: bool = False) -> Row:
     """What the table `attempts` takes of it."""
     intent = receipt.intent if is_plain else _storable_intent(receipt.intent)

@@ -24,6 +24,7 @@ from keyhole.wire.mirror import (
     FORMAT,
     MARKER_NAME,
     TABLES,
+    Mark,
     Offset,
     Spent,
     encode_group,
@@ -166,6 +167,17 @@ class Mirror:
             )
             self._put_meta(version, have_existed=False, looked_at_ms=looked_at_ms)
 
+    def mark(self, marks: Iterable[Mark], *, looked_at_ms: int) -> None:
+        """Tell which upstreams are out of credits, in place of what was told before.
+
+        Raises MirrorError as `rebuild` does.
+        """
+        with self._written() as version:
+            self._run("DELETE FROM marks")
+            rows = [(mark.upstream, mark.since_ms, int(mark.is_cleared)) for mark in marks]
+            self._many("INSERT INTO marks VALUES (?, ?, ?)", rows)
+            self._put_meta(version, have_existed=False, looked_at_ms=looked_at_ms)
+
     def close(self) -> None:
         """Close it; what was told stays."""
         database, self._database = self._database, None
@@ -244,7 +256,7 @@ class Mirror:
         if not tables:
             self._make_tables()
             return True
-        if not {"meta", "keys", "groups", "spent", "offsets"} <= tables:
+        if not {"meta", "keys", "groups", "spent", "offsets", "marks"} <= tables:
             return False
         meta = self._rows("SELECT format FROM meta")
         return not meta or meta[0][0] == FORMAT

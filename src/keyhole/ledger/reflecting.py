@@ -24,7 +24,7 @@ from keyhole.ledger.books import Books, Standing
 from keyhole.ledger.keys import KeyStore
 from keyhole.ledger.mirror import Mirror
 from keyhole.wire.keys import Period
-from keyhole.wire.mirror import Offset, Spent
+from keyhole.wire.mirror import Mark, Offset, Spent
 
 LOOK_EVERY_MS = 2000
 """How often the mirror is told that the database was there, where nothing else is to be told."""
@@ -76,6 +76,7 @@ class Reflection:
         """Of the keys in the mirror; None while it has to be made anew."""
         self._told_ms = 0
         self._spent_version: int | None = None if had is None else had.spent
+        self._marks: list[Mark] | None = None
 
     def keys(self, now_ms: int) -> bool:
         """Tell the mirror what is new of the keys; whether there was anything.
@@ -106,9 +107,9 @@ class Reflection:
         return True
 
     def spent(self, now_ms: int) -> bool:
-        """Tell the mirror what has been spent, and up to where; whether that was new.
+        """Tell the mirror what has been spent, up to where, and who is out of credits.
 
-        Raises as `keys` does.
+        True where any of it was new. Raises as `keys` does.
         """
         had = -1 if self._spent_version is None else self._spent_version
         if self._books.version() < had:  # another ledger, or an older state of it
@@ -117,6 +118,12 @@ class Reflection:
             if standing.version == self._spent_version:
                 return False
             version, self._version, self._spent_version = self._version, None, None
+            # Before the offsets: a worker that starts reads what is behind them by itself.
+            marks = [Mark(it.upstream, it.since_ms, it.is_cleared) for it in standing.marks]
+            if marks != self._marks:
+                self._marks = None
+                self._mirror.mark(marks, looked_at_ms=now_ms)
+                self._marks = marks
             self._mirror.update_spent(
                 _spent(standing, now_ms),
                 [Offset(one.node, one.segment, one.offset) for one in standing.offsets],
@@ -139,7 +146,7 @@ class Reflection:
             self._mirror.rebuild(everything.keys, have_existed=have_existed, looked_at_ms=now_ms)
             # A group without a key is told when it gets its first one.
             self._version, self._told_ms = everything.version, now_ms
-        self._spent_version = None
+        self._spent_version = self._marks = None
         self._remember()
 
     def _remember(self) -> None:

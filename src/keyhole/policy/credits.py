@@ -26,6 +26,6 @@ def refusal(upstream: str, since_ms: int) -> UpstreamError:
         Code.UPSTREAM_OUT_OF_CREDITS,
         f"The upstream '{upstream}' said at {said:%Y-%m-%dT%H:%M:%SZ} that its credits are gone"
         f" (402); it is not asked again before {turns:%Y-%m-%d}.",
-        hint="The operator can pay, and have it asked again.",
+        hint="The operator can pay, and then run keyhole upstream clear.",
         upstream_status=402,
     )

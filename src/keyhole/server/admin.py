@@ -289,7 +289,7 @@ def tell_exchange(ledgers: Ledgers, asked: Asked) -> ExchangeTold:
 def clear_upstream(ledgers: Ledgers, asked: Asked) -> Cleared:
     """Take back that an upstream is out of credits (402): it is asked again."""
     name = asked.names["name"]
-    return Cleared(name, Books(ledgers.database).clear_mark(name))
+    return Cleared(name, Books(ledgers.database).clear_mark(name, now_ms=ledgers.now_ms()))
 
 
 def describe(_: Ledgers, __: Asked) -> dict[str, Any]:

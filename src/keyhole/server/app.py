@@ -196,6 +196,7 @@ async def _answer(gateway: Gateway, admission: Admission, body: bytes, client: _
     try:
         async with asyncio.TaskGroup() as group:
             run = group.create_task(gateway.run(admission, body))
+            admission.abort = run.cancel
             client.when_gone(run.cancel)
             watcher = group.create_task(client.watch())
             await asyncio.wait((run,))

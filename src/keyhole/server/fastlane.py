@@ -310,6 +310,7 @@ class HotCycle(Eager):
         if isinstance(admitted, Reply):
             self.returned(admitted)
         else:
+            admitted.abort = self.cancel
             self.start(self._protocol.edge.gateway.run(admitted, bytes(self.body)))
 
     def returned(self, reply: Reply | None) -> None:

@@ -175,6 +175,9 @@ class _Loop:
 
     async def run(self, admission: Admission, body: bytes) -> tuple[Reply, Body | None]:
         """Run a request on the loop."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # `wait` has made one
+        admission.abort = task.cancel
         reply = await self.gateway.run(admission, body)
         if reply.stream is None:
             return reply, None

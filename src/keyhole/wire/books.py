@@ -21,6 +21,11 @@ Basis = Literal["reported", "counted", "estimated"]
 only bound them."""
 
 
+OUT_OF_CREDITS = 402
+"""The status of an attempt whose upstream said that its payer's credits are gone, however it said
+so: such a receipt marks the upstream."""
+
+
 class Intent(Struct, frozen=True, array_like=True, gc=False, tag="i"):
     """An attempt that is about to reach an upstream. New fields go to the end, with a default."""
 

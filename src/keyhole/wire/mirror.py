@@ -61,6 +61,11 @@ CREATE TABLE offsets (
     offset INTEGER NOT NULL,
     PRIMARY KEY (node, segment)
 ) WITHOUT ROWID;
+CREATE TABLE marks (
+    upstream TEXT PRIMARY KEY,
+    since_ms INTEGER NOT NULL,
+    is_cleared INTEGER NOT NULL
+) WITHOUT ROWID;
 """
 
 Scope = Literal["key", "group", "upstream"]
@@ -86,6 +91,15 @@ class Offset(Struct, frozen=True):
     node: str
     segment: str
     offset: int
+
+
+class Mark(Struct, frozen=True):
+    """An upstream that said that its credits are gone, or of which that was taken back."""
+
+    upstream: str
+    since_ms: int
+    is_cleared: bool
+    """Whether what was said up to `since_ms` holds no more."""
 
 
 def encode_key(key: Key) -> bytes:

@@ -1,4 +1,4 @@
-"""What is told about a request once it is over, for the log and the metrics.
+"""What is told about a request once it is over: for the log, the metrics, and `keyhole explain`.
 
 It never holds a prompt, an answer or a secret.
 """
@@ -40,3 +40,25 @@ class AccessRecord(Struct, gc=False):
     bytes_out: int = 0
     usage: tuple[int, int] | None = None
     """Prompt and completion tokens, where the upstream said."""
+
+
+class Refusal(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A request that was refused before it reached an upstream."""
+
+    exchange_id: str
+    at_ms: int
+    """Milliseconds since 1970, UTC."""
+    status: int
+    code: str
+    """Of errors.Code."""
+    message: str
+    """As the client was told it."""
+    hint: str | None = None
+    path: str = ""
+    key_id: str | None = None
+    key: str | None = None
+    """The key's name."""
+    group: str | None = None
+    dialect: str | None = None
+    model: str | None = None
+    """The route's public name, where it had been found."""
