@@ -122,6 +122,30 @@ def test_another_ledgers_keys_take_the_place_of_all(place: Place):
     assert place.reflection(ledger="elsewhere").keys(NOW_MS)
 
 
+def test_only_those_who_spent_since_are_told(place: Place):
+    """A mark that somebody else left in the mirror tells what was written; a reader sees by itself
+    that a window is over."""
+    reflection = place.reflection()
+    reflection.keys(NOW_MS)
+    mark = "UPDATE spent SET tokens = -1 WHERE scope != 'upstream'"
+
+    def spend(number: int, now_ms: int) -> set[object]:
+        other = {"key_id": f"key_{number}", "group": f"g{number}", "started_at_ms": now_ms}
+        begun = structs.replace(intent(number), **other)
+        line = structs.replace(receipt(number), intent=begun)
+        place.books.post(Batch(node="n", segment=f"{number}", begins_at=0, ends_at=9, lines=[line]))
+        with contextlib.closing(sqlite3.connect(place.folder / "keys.mirror")) as database:
+            database.execute(mark)
+            database.commit()
+        assert reflection.spent(now_ms)
+        told = place.query("SELECT name FROM spent WHERE tokens != -1")
+        return {name for (name,) in told}
+
+    assert spend(1, NOW_MS) == {"key_1", "g1", "hf"}
+    assert spend(2, NOW_MS + 1) == {"key_2", "g2", "hf"}
+    assert spend(3, NOW_MS + 3_600_000) == {"key_3", "g3", "hf"}
+
+
 @pytest.mark.parametrize("days", [0, 40])
 def test_what_was_spent_is_told_with_the_offsets_it_counts(place: Place, days: int):
     """Of windows that are over only the total is left."""

@@ -68,13 +68,20 @@ def bound_of(call: Call, maximum: int, prices: Iterable[Price | None]) -> Bound:
     Raises ClientError where it says how much it wants in a way that only an upstream can read:
     what nobody here can bound cannot be held.
     """
-    _check_sizes(call)
-    choices = _choices(call)
-    texts = choices * _count_prompts(call)
+    if call.original is None:
+        choices = call.parameters.num_return_sequences or 1
+    else:
+        _check_sizes(call)
+        choices = _choices(call)
+    prompts = 1 if type(call.input) is str else _count_prompts(call)
     prompt_tokens = prompt_bound(call) * choices
-    completion_tokens = maximum * texts
-    costs = [price.cost_microusd(prompt_tokens, completion_tokens) for price in prices if price]
-    return Bound(prompt_tokens, completion_tokens, max(costs, default=0))
+    completion_tokens = maximum * choices * prompts
+    most = 0
+    for price in prices:
+        if price is not None:
+            cost = price.cost_microusd(prompt_tokens, completion_tokens)
+            most = cost if cost > most else most
+    return Bound(prompt_tokens, completion_tokens, most)
 
 
 def is_credible(usage: Usage, bound: Bound | None, prompt_estimate: int) -> bool:
