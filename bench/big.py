@@ -123,9 +123,11 @@ def _run(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:
         ]
         rounds = _rounds(bench, servers, progress)
         few, many = (statistics.median(one.cpu_us for one in done) for done in rounds)
+        alone = [statistics.median(one.worker_cpu_us for one in done) for done in rounds]
         lines += [
             (f"CPU per request, us, {SHOWN:,} keys and no rows", f"{few:.1f}", ""),
             ("the same with all of them", f"{many:.1f}", _verdict(many / few, MORE, "times")),
+            ("of the worker alone, us, before and after", "{:.1f}, {:.1f}".format(*alone), ""),
             *_rss(servers),
         ]
         progress.tell("memory")
