@@ -146,7 +146,10 @@ class Relay:
         return b"".join(out)
 
     def carry(self, carrier: Carrier, *, most_pieces: int | None = None) -> None:
-        """Say who has to know of it, and how many pieces of text it may have."""
+        """Say who has to know of it, and how many pieces of text it may have.
+
+        An upstream that keeps to that many ends by itself, and tells its usage: one more cuts it.
+        """
         self._carrier = carrier
         if self._writer.heartbeat:
             self._heartbeat_s = carrier.heartbeat_s
@@ -214,9 +217,10 @@ class Relay:
             written = self._recurring.again(chunk)
             if written is not None and not self._is_echo(chunk):
                 self.pieces += 1
-                self._send(written)
-                if self.pieces >= self._most_pieces:
+                if self.pieces > self._most_pieces:
                     self._cut_short()
+                else:
+                    self._send(written)
                 return
         out: list[bytes] = []
         try:
@@ -228,7 +232,7 @@ class Relay:
             self._send(out[0] if len(out) == 1 else b"".join(out))
         elif self._plan.reader.is_complete:
             self._listen()
-        if self.pieces >= self._most_pieces and not self._plan.reader.is_complete:
+        if self.pieces > self._most_pieces and not self._plan.reader.is_complete:
             self._cut_short()
 
     def _send(self, written: bytes) -> None:
@@ -306,7 +310,7 @@ class Relay:
         if self._is_echo(frame.raw):
             raise faults.echoed_secret(self._target.upstream, 200)
         events = self._read(frame)
-        if events is None:
+        if events is None or (self.pieces > self._most_pieces and not plan.reader.is_complete):
             return
         if not plan.is_passed_on:
             written = self._write(events)
