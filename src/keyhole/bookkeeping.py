@@ -6,9 +6,10 @@ A part of the composition root (`main`), which is the only one to call it.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -22,15 +23,18 @@ from keyhole.errors import GatewayError, SetupError
 from keyhole.io.counters import MemoryCounters, Name
 from keyhole.io.journal import FileJournal, JournalSettings, NoJournal
 from keyhole.io.keys import MirroredKeys, NoKeys
-from keyhole.ledger.segments import Segment, list_segments
+from keyhole.ledger.segments import OpenIntents, Segment, interrupted, list_segments
 from keyhole.policy.limits import Spent
 from keyhole.policy.pricing import Prices
 from keyhole.ports import Clock, Keys
-from keyhole.wire.books import Receipt
-from keyhole.wire.lines import is_node
+from keyhole.wire import mirror
+from keyhole.wire.books import Intent, Receipt
+from keyhole.wire.lines import Line, SegmentName, is_node
 
 KEYS_WITHIN_S = 10.0
 """How long a start waits for the clerk's first copy of the keys; it goes on without."""
+LOOKS = 5
+"""How often a start looks at most for what was spent, where that moves under its eyes."""
 
 Say = Callable[[str], None]
 
@@ -68,7 +72,9 @@ async def open_books(
     journal: FileJournal | NoJournal = NoJournal()
     if keeps:
         if mirrored is not None:
-            counters.restore(_spent_before(settings.data, mirrored))
+            before = _Before(settings.data, mirrored)
+            before.read()  # before there is a journal of ours
+            counters = MemoryCounters(clock.unix_ms, look_up=before.look_up)
         journal = FileJournal(
             journal_dir(settings.data),
             JournalSettings(fsync=settings.journal.fsync, max_bytes=settings.journal.max_bytes),
@@ -126,54 +132,121 @@ async def _open_keys(
     return keys
 
 
-def _spent_before(data: Path, keys: MirroredKeys) -> Iterator[tuple[Name, Spent]]:
-    """What was used before this process: what the ledger has, and the journal beyond that."""
-    try:
-        # In this order: what is posted in between is counted twice, and not left out.
-        passed = {offset.segment: offset.offset for offset in keys.offsets()}
-        sums = keys.spent()
-    except GatewayError:
-        passed, sums = {}, []
-    for each in sums:
-        yield (
-            (each.scope, each.name),
-            Spent(
-                at_ms=each.began_ms,
-                tokens=each.tokens,
-                cost_microusd=each.microusd,
-                of=each.period or "total",
-            ),
-        )
-    for receipt in _receipts(journal_dir(data), passed):
-        intent = receipt.intent
-        used = Spent(
-            at_ms=intent.started_at_ms,
-            tokens=receipt.prompt_tokens + receipt.completion_tokens,
-            cost_microusd=receipt.cost_microusd,
-            requests=1,
-        )
-        yield ("upstream", intent.upstream), used
-        if intent.key_id is not None:
-            yield ("key", intent.key_id), used
-        if intent.group is not None:
-            yield ("group", intent.group), used
+class _Before:
+    """What was used before this process, by name: what the ledger has, and the journal beyond."""
+
+    def __init__(self, data: Path, keys: MirroredKeys) -> None:
+        self._journal = journal_dir(data)
+        self._keys = keys
+        self._found: dict[Name, list[Spent]] | None = None
+        """What nobody has asked for yet; None while it could not be read."""
+        self._told: set[Name] = set()
+
+    def read(self) -> bool:
+        """Read it; whether the mirror could be read."""
+        try:
+            used = self._read()
+        except GatewayError:
+            return False
+        self._found = {}
+        for name, spent in used:
+            self._found.setdefault(name, []).append(spent)
+        return True
+
+    def look_up(self, name: Name) -> Iterable[Spent]:
+        """What a tally begins with. One that begins again, with a budget of another period, has
+        what the ledger says by then: of the last two seconds it may know nothing."""
+        if self._found is None and not self.read():
+            return ()
+        if name not in self._told:
+            self._told.add(name)
+            return self._found.pop(name, ()) if self._found is not None else ()
+        try:
+            return [_of_window(one) for one in self._keys.spent_by(*name)]
+        except GatewayError:
+            return ()
+
+    def _read(self) -> list[tuple[Name, Spent]]:
+        """Look until the clerk has moved nothing between the beginning and the end of a look.
+
+        Else it might be counted twice, or not at all. Raises GatewayError.
+        """
+        standing = self._keys.standing()
+        for _ in range(LOOKS):
+            sums, offsets = standing
+            used: list[tuple[Name, Spent]] = [
+                ((one.scope, one.name), _of_window(one)) for one in sums
+            ]
+            passed = {offset.segment: offset.offset for offset in offsets}
+            for receipt in _journaled(self._journal, passed):
+                spent = _of_one(receipt)
+                used += [(name, spent) for name in _names(receipt.intent)]
+            before, standing = standing, self._keys.standing()
+            if standing == before:
+                break
+        return used
 
 
-def _receipts(directory: Path, passed: dict[str, int]) -> Iterator[Receipt]:
-    """The receipts in a journal behind the offsets that the ledger has passed."""
+def _of_window(one: mirror.Spent) -> Spent:
+    return Spent(
+        at_ms=one.began_ms,
+        tokens=one.tokens,
+        cost_microusd=one.microusd,
+        of=one.period or "total",
+    )
+
+
+def _of_one(receipt: Receipt) -> Spent:
+    return Spent(
+        at_ms=receipt.intent.started_at_ms,
+        tokens=receipt.prompt_tokens + receipt.completion_tokens,
+        cost_microusd=receipt.cost_microusd,
+        requests=1,
+    )
+
+
+def _names(intent: Intent) -> Iterator[Name]:
+    """Where an attempt counts."""
+    yield "upstream", intent.upstream
+    if intent.key_id is not None:
+        yield "key", intent.key_id
+    if intent.group is not None:
+        yield "group", intent.group
+
+
+def _journaled(directory: Path, passed: Mapping[str, int]) -> Iterator[Receipt]:
+    """The ends of attempts in a journal, behind the offsets that the ledger has passed.
+
+    What a dead writer left open has ended too; a segment that is there was not yet judged by the
+    clerk, which removes it right behind telling the mirror.
+    """
+    open_intents, dead = OpenIntents(), set[SegmentName]()
     for name in list_segments(directory):
         try:
             segment = Segment(directory / name.file)
         except OSError:  # posted and removed meanwhile
             continue
         with segment:
-            offset, is_last = passed.get(name.file, 0), False
-            while not is_last:
-                piece = segment.read(offset)
-                offset, is_last = piece.offset, piece.is_last
-                for line in piece.lines:
-                    if isinstance(line, Receipt):
-                        yield line
+            offset = passed.get(name.file, 0)
+            if segment.seal():
+                dead.add(name)
+                open_intents.take(name, _lines(segment, 0, offset))
+            for line in _lines(segment, offset):
+                open_intents.take(name, (line,))
+                if isinstance(line, Receipt):
+                    yield line
+    for attempt in open_intents:
+        if attempt.segment in dead:
+            yield interrupted(attempt.intent, attempt.completion_tokens)
+
+
+def _lines(segment: Segment, begin: int, end: float = math.inf) -> Iterator[Line]:
+    """The lines from one offset on, up to another or some beyond it."""
+    is_last = False
+    while begin < end and not is_last:
+        piece = segment.read(begin)
+        begin, is_last = piece.offset, piece.is_last
+        yield from piece.lines
 
 
 async def _learn_prices(settings: Settings, known: Prices, say: Say) -> None:

@@ -33,7 +33,15 @@ import msgspec
 from keyhole.errors import Code, GatewayError
 from keyhole.ports import Clock
 from keyhole.wire.keys import Key, LiveKey
-from keyhole.wire.mirror import FILE_NAME, FORMAT, MARKER_NAME, Offset, Spent, decode_key
+from keyhole.wire.mirror import (
+    FILE_NAME,
+    FORMAT,
+    MARKER_NAME,
+    Offset,
+    Scope,
+    Spent,
+    decode_key,
+)
 
 LOOK_S = 0.2
 MAX_HELD_KEYS = 4096
@@ -155,6 +163,21 @@ class MirroredKeys:
     def offsets(self) -> list[Offset]:
         """Up to where the journals are in the ledger; raises GatewayError."""
         return [Offset(*row) for row in self._select("SELECT node, segment, offset FROM offsets")]
+
+    def spent_by(self, scope: Scope, name: str) -> list[Spent]:
+        """The same of one of them alone; raises GatewayError."""
+        query = "SELECT period, began_ms, microusd, tokens FROM spent WHERE scope = ? AND name = ?"
+        rows = self._select(query, scope, name)
+        return [Spent(scope, name, period or None, *rest) for period, *rest in rows]
+
+    def standing(self) -> tuple[list[Spent], list[Offset]]:
+        """All that was spent and the offsets, of one moment; raises GatewayError."""
+        self._check()
+        try:
+            with self._snapshot():
+                return self.spent(), self.offsets()
+        except sqlite3.Error as error:
+            raise _unavailable(_words(error)) from None
 
     def look(self) -> None:
         """Bring what is held up to date, if anything has changed. Must not raise."""

@@ -43,6 +43,7 @@ from keyhole.ledger.schema import (
     SEGMENTS,
     SPENT,
 )
+from keyhole.ledger.segments import interrupted
 from keyhole.ledger.sums import DAY_MS, HOUR_MS, KINDS, Row, Sums
 from keyhole.wire.books import Intent, Receipt
 
@@ -176,7 +177,10 @@ class Books:
             if not connection.execute(select(SEGMENTS.c.is_sealed).where(is_here)).scalar():
                 return []
             found = _read_open(connection, node, segment)
-            receipts = {place_of(one.intent): interrupted(one) for one in found}
+            receipts = {
+                place_of(one.intent): interrupted(one.intent, one.completion_tokens)
+                for one in found
+            }
             new = _insert_attempts(connection, receipts)
             _count(connection, new, version)
             _close_intents(connection, list(receipts))
@@ -268,24 +272,6 @@ class Books:
         """The upstreams that are marked, by name."""
         with self._database.reading() as connection:
             return _read_marks(connection)
-
-
-def interrupted(found: OpenIntent) -> Receipt:
-    """What is booked of an attempt whose end nobody saw: its prompt's bound, and its progress."""
-    intent, completion = found.intent, found.completion_tokens
-    millionths = intent.prompt_bound * (intent.prompt_price or 0)
-    millionths += completion * (intent.completion_price or 0)
-    return Receipt(
-        intent=intent,
-        status=0,
-        outcome="interrupted",
-        prompt_tokens=intent.prompt_bound,
-        completion_tokens=completion,
-        basis="estimated",
-        cost_microusd=-(-millionths // 1_000_000),
-        ttft_ms=None,
-        duration_ms=0.0,
-    )
 
 
 def _raise_version(connection: Connection) -> int:

@@ -105,7 +105,7 @@ class Reflection:
             self._mirror.update(
                 looked_at_ms=now_ms,
                 spent=_spent(standing, now_ms),
-                offsets=[Offset(one.node, one.segment, one.offset) for one in standing.offsets],
+                offsets=_offsets(standing),
             )
             self._told_ms, self._spent_version = now_ms, standing.version
             self._version = version
@@ -117,13 +117,24 @@ class Reflection:
         self._told_ms, self._version = now_ms, known
 
     def _rebuild(self, now_ms: int) -> None:
+        """Keys come with what they have spent: a worker may begin as soon as it sees them."""
         have_existed = self._keys.have_existed()
-        with self._keys.everything() as everything:
-            self._mirror.rebuild(everything.keys, have_existed=have_existed, looked_at_ms=now_ms)
+        with self._books.standing() as standing, self._keys.everything() as everything:
+            self._mirror.rebuild(
+                everything.keys,
+                have_existed=have_existed,
+                looked_at_ms=now_ms,
+                spent=_spent(standing, now_ms),
+                offsets=_offsets(standing),
+            )
             # A group without a key is told when it gets its first one.
             self._version, self._told_ms = everything.version, now_ms
         self._seen.write(everything.version)
-        self._spent_version = None
+        self._spent_version = standing.version
+
+
+def _offsets(standing: Standing) -> list[Offset]:
+    return [Offset(one.node, one.segment, one.offset) for one in standing.offsets]
 
 
 def _spent(standing: Standing, now_ms: int) -> Iterator[Spent]:
