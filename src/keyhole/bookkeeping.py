@@ -23,6 +23,7 @@ from keyhole.errors import GatewayError, SetupError
 from keyhole.io.counters import MemoryCounters, Name
 from keyhole.io.journal import FileJournal, JournalSettings, NoJournal
 from keyhole.io.keys import MirroredKeys, NoKeys
+from keyhole.io.sole import SoleCounter
 from keyhole.ledger.segments import OpenIntents, Segment, interrupted, list_segments
 from keyhole.policy.limits import Spent
 from keyhole.policy.pricing import Prices
@@ -73,8 +74,11 @@ async def open_books(
     if keeps:
         if mirrored is not None:
             before = _Before(settings.data, mirrored)
-            before.read()  # before there is a journal of ours
-            counters = MemoryCounters(clock.unix_ms, look_up=before.look_up)
+            sole = SoleCounter(settings.data, clock, say=say)
+            stack.callback(sole.close)
+            if sole.take():
+                before.read()  # else when it is our turn
+            counters = MemoryCounters(clock.unix_ms, look_up=before.look_up, check_alone=sole.check)
         journal = FileJournal(
             journal_dir(settings.data),
             JournalSettings(fsync=settings.journal.fsync, max_bytes=settings.journal.max_bytes),

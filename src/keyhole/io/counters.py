@@ -47,7 +47,8 @@ class MemoryCounters:
 
     `now_ms` is UTC's clock, asked when a tally is made; `look_up` brings what a tally that is new
     here has spent before; `kept_keys` is up to how many none is forgotten, for what is known of
-    one costs some microseconds to make again.
+    one costs some microseconds to make again. `check_alone` raises GatewayError where another
+    process counts, and is asked before a tally is made.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class MemoryCounters:
         now_ms: Callable[[], int],
         *,
         look_up: Callable[[Name], Iterable[Spent]] = _nothing,
+        check_alone: Callable[[], None] = lambda: None,
         kept_keys: int = 10_000,
     ) -> None:
         self._now_ms = now_ms
         self._look_up = look_up
+        self._check_alone = check_alone
         self._kept_keys = kept_keys
         self._serial = 1
         self._tallies: dict[Name, Tally] = {}
@@ -158,6 +161,7 @@ class MemoryCounters:
         tally = self._tallies.get(name)
         is_new = tally is None
         if tally is None:
+            self._check_alone()
             tally = self._tallies[name] = Tally(place=name[0], name=shown)
         elif self._limits[name] == wanted:
             return tally
