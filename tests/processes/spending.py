@@ -11,8 +11,6 @@ import http.client
 import json
 import re
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from keyhole.ledger.database import Database, ledger_url
-from keyhole.ledger.usage import Attempt, UsageReader
+from keyhole.ledger.usage import MAX_ROWS, Attempt, UsageReader
 from processes.driving import PATIENCE_S, Server, keyhole
 from standins import Gate, Reply, Seen, StandIn, Streamed
 from standins.threaded import in_a_thread
@@ -115,10 +113,10 @@ def make_key(home: Path, name: str, *options: str) -> str:
     return str(json.loads(made.out)["secret"])
 
 
-def ask_for(words: int, *, stream: bool = False) -> dict[str, Any]:
+def ask_for(words: int, *, stream: bool = False, model: str = MODEL) -> dict[str, Any]:
     """A chat's body."""
     messages = [{"role": "user", "content": "Say it."}]
-    return {"model": MODEL, "messages": messages, "max_tokens": words, "stream": stream}
+    return {"model": model, "messages": messages, "max_tokens": words, "stream": stream}
 
 
 def showing(secret: str | None) -> dict[str, str]:
@@ -165,9 +163,9 @@ class Spent:
 
 
 def load(
-    server: Server, secret: str | None, count: int, *, clients: int = 8, every: float = 0.0
+    server: Server, secret: str | None, count: int, *, clients: int = 8, model: str = MODEL
 ) -> list[Spent]:
-    """Requests by several clients at once, every third a stream; each waits `every` s between."""
+    """Requests by several clients at once, every third a stream."""
 
     def spend(client: int) -> list[Spent]:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
@@ -175,8 +173,8 @@ def load(
         with contextlib.closing(connection):
             for number in range(client, count, clients):
                 words = 1 + number % 9
-                spent.append(_spend(connection, secret, words, stream=number % 3 == 0))
-                time.sleep(every)
+                body = ask_for(words, stream=number % 3 == 0, model=model)
+                spent.append(_spend(connection, secret, body))
         return spent
 
     with ThreadPoolExecutor(clients) as pool:
@@ -184,39 +182,25 @@ def load(
 
 
 def _spend(
-    connection: http.client.HTTPConnection, secret: str | None, words: int, *, stream: bool
+    connection: http.client.HTTPConnection, secret: str | None, body: Mapping[str, Any]
 ) -> Spent:
     headers = {"Content-Type": "application/json", **showing(secret)}
-    connection.request("POST", CHAT, json.dumps(ask_for(words, stream=stream)), headers)
+    connection.request("POST", CHAT, json.dumps(body), headers)
     response = connection.getresponse()
-    body = response.read()
-    if response.status == 200 and stream:
-        assert body.endswith(b"data: [DONE]\n\n"), body
-    return Spent(response.headers["x-request-id"], response.status, words)
-
-
-@contextlib.contextmanager
-def loading(server: Server, secret: str | None) -> Iterator[list[Spent]]:
-    """Requests all the while, each as soon as the one before is answered; those that were."""
-    stop, spent = threading.Event(), list[Spent]()
-
-    def go_on() -> None:
-        while not stop.is_set():
-            spent.extend(load(server, secret, 6, clients=2))
-
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(go_on)
-        try:
-            yield spent
-        finally:
-            stop.set()
-            running.result()
+    content = response.read()
+    if response.status == 200 and body["stream"]:
+        assert content.endswith(b"data: [DONE]\n\n"), content
+    return Spent(response.headers["x-request-id"], response.status, body["max_tokens"])
 
 
 def ledger(data: Path, url: str | None = None) -> list[Attempt]:
     """Every row; raises LedgerUnavailable."""
+    rows: list[Attempt] = []
     with Database(ledger_url(url, data)) as database:
-        return list(UsageReader(database).rows(limit=10_000))
+        reader = UsageReader(database)
+        while page := reader.rows(after=rows[-1].place if rows else None, limit=MAX_ROWS):
+            rows += page
+    return rows
 
 
 def are_booked(rows: Sequence[Attempt], spent: Sequence[Spent]) -> bool:
