@@ -128,7 +128,7 @@ def intent(chance: random.Random, keys: int) -> Intent:
         model=model,
         upstream=upstream,
         target=f"{upstream}/{model}",
-        prompt_bound=123,
+        prompt_estimate=123,
         prompt_price=150_000,
         completion_price=600_000,
     )

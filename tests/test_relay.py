@@ -233,6 +233,32 @@ def splits(content: bytes) -> list[tuple[bytes, ...]]:
     return [(content,), *halves, tuple(content[at : at + 1] for at in range(len(content)))]
 
 
+class TestAllowance:
+    """A stream may have so many pieces."""
+
+    CHUNKS = (b"data: one\n\n", b"data: two\n\n", b"data: used\n\n", b"data: end\n\n")
+
+    @pytest.mark.parametrize("is_passed_on", [False, True])
+    async def test_one_that_uses_all_of_it_ends_by_itself(self, is_passed_on: bool) -> None:
+        """An upstream that was told the maximum stops there, and then tells its usage."""
+        whole = World(*self.CHUNKS, is_passed_on=is_passed_on)
+        expected = await whole.run()
+        here = World(*self.CHUNKS, is_passed_on=is_passed_on)
+        here.most_pieces = 2
+        assert await here.run() == expected
+        assert not here.relay.is_cut
+        assert here.relay.usage == Usage(3, 3)
+
+    async def test_one_that_goes_on_is_cut_at_it(self) -> None:
+        for chunks in (self.CHUNKS, (b"".join(self.CHUNKS[:2]),)):
+            here = World(b"data: zero\n\n", *chunks)
+            here.most_pieces = 2
+            assert await here.run() == b"[zero][one](end)"
+            assert here.relay.is_cut
+            assert here.incoming.is_closed
+            assert here.relay.pieces == 3, "the upstream has made it"
+
+
 class TestSplits:
     @pytest.mark.parametrize("is_passed_on", [False, True])
     async def test_any_split_gives_the_same_bytes(self, is_passed_on: bool) -> None:

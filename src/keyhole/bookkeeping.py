@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -24,16 +24,20 @@ from keyhole.errors import GatewayError, SetupError
 from keyhole.io.counters import MemoryCounters, Name
 from keyhole.io.journal import FileJournal, JournalSettings, NoJournal
 from keyhole.io.keys import MirroredKeys, NoKeys
-from keyhole.ledger.segments import Segment, list_segments
+from keyhole.io.sole import SoleCounter
+from keyhole.ledger.segments import OpenIntents, Segment, interrupted, list_segments
 from keyhole.policy.limits import Spent
 from keyhole.policy.pricing import Prices
 from keyhole.ports import Clock, Keys
-from keyhole.wire.books import OUT_OF_CREDITS, Receipt
-from keyhole.wire.lines import is_node
+from keyhole.wire import mirror
+from keyhole.wire.books import OUT_OF_CREDITS, Intent, Receipt
+from keyhole.wire.lines import Line, SegmentName, is_node
 from keyhole.wire.mirror import Mark
 
 KEYS_WITHIN_S = 10.0
 """How long a start waits for the clerk's first copy of the keys; it goes on without."""
+LOOKS = 5
+"""How often a start looks at most for what was spent, where that moves under its eyes."""
 
 Say = Callable[[str], None]
 
@@ -67,11 +71,20 @@ async def open_books(
     Without `keeps` nothing is written down, without `checks` everybody who is let in may call.
     """
     mirrored = await _open_keys(settings, clock, stack, say) if checks else None
-    look_up = _nothing if mirrored is None else partial(_sums, mirrored)
-    counters = MemoryCounters(clock.unix_ms, look_up=look_up)
     journal: FileJournal | NoJournal = NoJournal()
+    counters = MemoryCounters(clock.unix_ms)
     if mirrored is not None:
-        _restore(counters, settings.data, mirrored)
+        before = _Before(settings.data, mirrored)
+        sole = SoleCounter(settings.data, clock, say=say)
+        stack.callback(sole.close)
+        if sole.take():
+            with contextlib.suppress(GatewayError):  # then when the first limited request comes
+                before.read()
+        counters = MemoryCounters(clock.unix_ms, look_up=before.look_up, check_alone=sole.check)
+        counters.hear(before.gone)
+        with contextlib.suppress(GatewayError):
+            counters.hear(mirrored.marks())  # last: what it has cleared may still be in the journal
+        mirrored.on_marks = counters.hear
     if keeps and settings.journal.keep:
         journal = FileJournal(
             journal_dir(settings.data),
@@ -131,85 +144,120 @@ async def _open_keys(
     return keys
 
 
-def _restore(counters: MemoryCounters, data: Path, keys: MirroredKeys) -> None:
-    """Count what was used before this process, and remember whose credits are gone."""
-    try:
-        # In this order: what is posted in between is counted twice, and not left out.
-        passed = {offset.segment: offset.offset for offset in keys.offsets()}
-        marks = keys.marks()
-    except GatewayError:
-        passed, marks = {}, []
-    receipts = list(_receipts(journal_dir(data), passed))
-    counters.restore(_spent_before(keys, receipts))
-    counters.hear(
-        Mark(receipt.intent.upstream, receipt.intent.started_at_ms, is_cleared=False)
-        for receipt in receipts
-        if receipt.status == OUT_OF_CREDITS and receipt.outcome == "upstream_error"
+class _Before:
+    """What was used before this process, by name: what the ledger has, and the journal beyond."""
+
+    def __init__(self, data: Path, keys: MirroredKeys) -> None:
+        self._journal = journal_dir(data)
+        self._keys = keys
+        self._found: dict[Name, list[Spent]] | None = None
+        """Of those whom the journal's last lines are about, what nobody has asked for yet; None
+        while it could not be read."""
+        self.gone: list[Mark] = []
+        """The upstreams whose credits are gone, as those lines say."""
+
+    def read(self) -> None:
+        """Look until the clerk has moved nothing between the beginning and the end of a look.
+
+        Else it might be counted twice, or not at all. Raises GatewayError where the mirror cannot
+        be read.
+        """
+        offsets = self._keys.offsets()
+        for _ in range(LOOKS):
+            before = offsets
+            passed = {offset.segment: offset.offset for offset in before}
+            receipts = list(_journaled(self._journal, passed))
+            names = {name for receipt in receipts for name in _names(receipt.intent)}
+            found = {name: self._sums(name) for name in names}
+            offsets = self._keys.offsets()
+            if offsets == before:
+                break
+        for receipt in receipts:
+            used = _of_one(receipt)
+            for name in _names(receipt.intent):
+                found[name].append(used)
+        self.gone = [
+            Mark(receipt.intent.upstream, receipt.intent.started_at_ms, is_cleared=False)
+            for receipt in receipts
+            if receipt.status == OUT_OF_CREDITS and receipt.outcome == "upstream_error"
+        ]
+        self._found = found
+
+    def look_up(self, name: Name) -> Iterable[Spent]:
+        """What a tally begins with; raises GatewayError where that cannot be known.
+
+        Of those whom the journal's last lines were not about, the ledger has everything. So it has
+        of a tally that begins again, with a budget of another period, but for the last two seconds.
+        """
+        if self._found is None:
+            self.read()
+        found = {} if self._found is None else self._found
+        return found.pop(name) if name in found else self._sums(name)
+
+    def _sums(self, name: Name) -> list[Spent]:
+        return [_of_window(one) for one in self._keys.spent(*name)]
+
+
+def _of_window(one: mirror.Spent) -> Spent:
+    return Spent(
+        at_ms=one.began_ms,
+        tokens=one.tokens,
+        cost_microusd=one.microusd,
+        of=one.period or "total",
     )
-    counters.hear(marks)  # last: what it has cleared may still be in the journal
-    keys.on_marks = counters.hear
 
 
-def _spent_before(keys: MirroredKeys, receipts: Iterable[Receipt]) -> Iterator[tuple[Name, Spent]]:
-    """What was used before this process by those whom the journal's last lines are about.
+def _of_one(receipt: Receipt) -> Spent:
+    return Spent(
+        at_ms=receipt.intent.started_at_ms,
+        tokens=receipt.prompt_tokens + receipt.completion_tokens,
+        cost_microusd=receipt.cost_microusd,
+        requests=1,
+    )
 
-    What the ledger has of them, and the journal beyond that; of all others the ledger has
-    everything, and it is looked up when they come.
+
+def _names(intent: Intent) -> Iterator[Name]:
+    """Where an attempt counts."""
+    yield "upstream", intent.upstream
+    if intent.key_id is not None:
+        yield "key", intent.key_id
+    if intent.group is not None:
+        yield "group", intent.group
+
+
+def _journaled(directory: Path, passed: Mapping[str, int]) -> Iterator[Receipt]:
+    """The ends of attempts in a journal, behind the offsets that the ledger has passed.
+
+    What a dead writer left open has ended too; a segment that is there was not yet judged by the
+    clerk, which removes it right behind telling the mirror.
     """
-    told: set[Name] = set()
-    for receipt in receipts:
-        intent = receipt.intent
-        used = Spent(
-            at_ms=intent.started_at_ms,
-            tokens=receipt.prompt_tokens + receipt.completion_tokens,
-            cost_microusd=receipt.cost_microusd,
-            requests=1,
-        )
-        names: list[Name] = [("upstream", intent.upstream)]
-        if intent.key_id is not None:
-            names.append(("key", intent.key_id))
-        if intent.group is not None:
-            names.append(("group", intent.group))
-        for name in names:
-            if name not in told:
-                told.add(name)
-                with contextlib.suppress(GatewayError):
-                    yield from ((name, spent) for spent in _sums(keys, name))
-            yield name, used
-
-
-def _sums(keys: MirroredKeys, name: Name) -> list[Spent]:
-    """What the ledger has of a budget; raises GatewayError."""
-    return [
-        Spent(
-            at_ms=each.began_ms,
-            tokens=each.tokens,
-            cost_microusd=each.microusd,
-            of=each.period or "total",
-        )
-        for each in keys.spent(*name)
-    ]
-
-
-def _nothing(_: Name) -> list[Spent]:
-    return []
-
-
-def _receipts(directory: Path, passed: dict[str, int]) -> Iterator[Receipt]:
-    """The receipts in a journal behind the offsets that the ledger has passed."""
+    open_intents, dead = OpenIntents(), set[SegmentName]()
     for name in list_segments(directory):
         try:
             segment = Segment(directory / name.file)
         except OSError:  # posted and removed meanwhile
             continue
         with segment:
-            offset, is_last = passed.get(name.file, 0), False
-            while not is_last:
-                piece = segment.read(offset)
-                offset, is_last = piece.offset, piece.is_last
-                for line in piece.lines:
-                    if isinstance(line, Receipt):
-                        yield line
+            offset = passed.get(name.file, 0)
+            if segment.seal():
+                dead.add(name)
+                open_intents.take(name, _lines(segment, 0, offset))
+            for line in _lines(segment, offset):
+                open_intents.take(name, (line,))
+                if isinstance(line, Receipt):
+                    yield line
+    for attempt in open_intents:
+        if attempt.segment in dead:
+            yield interrupted(attempt.intent, attempt.completion_tokens)
+
+
+def _lines(segment: Segment, begin: int, end: float = math.inf) -> Iterator[Line]:
+    """The lines from one offset on, up to another or some beyond it."""
+    is_last = False
+    while begin < end and not is_last:
+        piece = segment.read(begin)
+        begin, is_last = piece.offset, piece.is_last
+        yield from piece.lines
 
 
 async def _learn_prices(settings: Settings, known: Prices, say: Say) -> None:

@@ -84,7 +84,9 @@ class Clerk:
         self._stopping = threading.Event()
         self._is_migrated = False
         self._away: set[str] = set()
-        """What does not work at the moment, which has been said."""
+        """The steps that do not work at the moment for reasons of their own, which was said."""
+        self._lack_database: set[str] = set()
+        """Those that wait for the database, which is said once for all."""
         self._looked_s = self._spent_s = self._tidied_s = self._posts_at_s = -1e9
         self._ends_by_s = float("inf")
 
@@ -101,7 +103,7 @@ class Clerk:
         try:
             self._migrate()
         except LedgerUnavailable as error:
-            self._say_away("database", error)
+            self._say_away("ledger", error)
         else:
             self._does("mirror", self._look_at_keys)
         on_ready()
@@ -130,7 +132,7 @@ class Clerk:
         except _OutOfTime:
             return False
         except LedgerUnavailable as error:
-            self._say_away("database", error)
+            self._say_away(what, error)
             return False
         except (MirrorError, OSError, SetupError) as error:
             self._say_away(what, error)
@@ -140,16 +142,25 @@ class Clerk:
             fault = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
             self._say_away(what, SetupError(f"a fault in Keyhole, {fault}"))
             return False
-        for name in {"database", what} & self._away:
-            self._away.discard(name)
-            self._say(f"The clerk's {name} is back.")
+        self._say_back(what)
         return True
 
     def _say_away(self, what: str, error: Exception) -> None:
-        if what not in self._away:
+        is_database = isinstance(error, LedgerUnavailable)
+        if not (self._lack_database if is_database else what in self._away):
             told = error.explained if isinstance(error, LedgerUnavailable) else str(error)
             self._say(f"The clerk goes on trying: {told}")
-        self._away.add(what)
+        (self._lack_database if is_database else self._away).add(what)
+
+    def _say_back(self, what: str) -> None:
+        """A step has worked; another may still be kept from it, as reading works on a full disk."""
+        if what in self._lack_database:
+            self._lack_database.discard(what)
+            if not self._lack_database:
+                self._say("The clerk's database is back.")
+        if what in self._away:
+            self._away.discard(what)
+            self._say(f"The clerk's {what} is back.")
 
     def _migrate(self) -> None:
         if not self._is_migrated:

@@ -83,6 +83,7 @@ class Code(StrEnum):
     JOURNAL_FULL = "journal_full"
     KEYS_UNAVAILABLE = "keys_unavailable"
     LEDGER_UNAVAILABLE = "ledger_unavailable"
+    LIMITS_ELSEWHERE = "limits_elsewhere"
     SHUTTING_DOWN = "shutting_down"
 
 

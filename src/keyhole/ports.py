@@ -239,7 +239,7 @@ class Counters(Protocol):
         """Where a request of this key counts: the key's own limits and its group's; maybe nowhere.
 
         To be asked right before `hold`, without awaiting in between, and not kept: what nobody
-        uses is forgotten.
+        uses is forgotten. Raises GatewayError (limits_elsewhere) where another process counts.
         """
         ...
 

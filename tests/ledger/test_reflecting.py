@@ -147,14 +147,22 @@ def test_only_those_who_spent_since_are_told(place: Place):
 
 
 @pytest.mark.parametrize("days", [0, 40])
-def test_what_was_spent_is_told_with_the_offsets_it_counts(place: Place, days: int):
-    """Of windows that are over only the total is left."""
+@pytest.mark.parametrize("is_made_before", [True, False])
+def test_what_was_spent_is_told_with_the_offsets_it_counts(
+    place: Place, days: int, is_made_before: bool
+):
+    """Of windows that are over only the total is left. A mirror that is made anew has it at once:
+    a worker that finds its keys may begin."""
+    reflection = place.reflection()
+    if is_made_before:
+        reflection.keys(NOW_MS)
     begun = structs.replace(intent(1), started_at_ms=NOW_MS - days * DAY_MS)
     line = structs.replace(receipt(1), intent=begun)
     place.books.post(Batch(node="n", segment="s", begins_at=0, ends_at=77, lines=[line]))
-    reflection = place.reflection()
-    reflection.keys(NOW_MS)
-    assert reflection.spent(NOW_MS)
+    if is_made_before:
+        assert reflection.spent(NOW_MS)
+    else:
+        reflection.keys(NOW_MS)
     assert not reflection.spent(NOW_MS)
     assert place.query("SELECT node, segment, offset FROM offsets") == [("n", "s", 77)]
     told = place.query("SELECT scope, period, microusd FROM spent ORDER BY 1, 2")

@@ -133,14 +133,14 @@ def test_reading_goes_on_where_it_ended(writer: Writer) -> None:
         assert segment.read(len(text)).lines == [receipt(1)]
 
 
-def test_two_readers_do_not_seal_one_segment(writer: Writer) -> None:
-    writer.die()
+def test_readers_do_not_take_each_other_for_a_writer(writer: Writer) -> None:
+    """A worker that starts looks while the clerk does."""
     with Segment(writer.path) as one, Segment(writer.path) as other:
+        assert not one.seal()
+        writer.die()
         assert one.seal()
-        assert one.seal()
-        assert not other.seal()
-    with Segment(writer.path) as other:
         assert other.seal()
+        assert one.seal()
 
 
 def test_damage_in_the_middle_does_not_stop_the_rest(writer: Writer) -> None:

@@ -131,6 +131,8 @@ class Departure:
     seen: Seen
     at_s: float
     """On the clock of `time.monotonic`."""
+    sent: int
+    """How many pieces it had been sent."""
 
 
 Answer = Reply | Raw | Streamed
@@ -244,19 +246,21 @@ class StandIn:
         writer: asyncio.StreamWriter,
     ) -> bool:
         writer.write(answer.head())
+        sent = 0
         try:
             for piece in answer.pieces:
                 if isinstance(piece, bytes):
                     if reader.at_eof():
                         raise ConnectionResetError
                     writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                    sent += 1
                     await writer.drain()
                 else:
                     await _wait(piece, reader)
         except TimeoutError:
             return False
         except ConnectionError:
-            self.departures.append(Departure(seen, time.monotonic()))
+            self.departures.append(Departure(seen, time.monotonic(), sent))
             return False
         if not answer.is_cut:
             writer.write(b"0\r\n\r\n")

@@ -48,7 +48,8 @@ class MemoryCounters:
 
     `now_ms` is UTC's clock, asked when a tally is made; `look_up` brings what a tally that is new
     here has spent of its budget before, or raises GatewayError; `kept_keys` is up to how many none
-    is forgotten, for what is known of one costs some microseconds to make again.
+    is forgotten, for what is known of one costs some microseconds to make again. `check_alone`
+    raises GatewayError where another process counts, and is asked before a tally is made.
     """
 
     def __init__(
@@ -56,10 +57,12 @@ class MemoryCounters:
         now_ms: Callable[[], int],
         *,
         look_up: Callable[[Name], Iterable[Spent]] = _nothing,
+        check_alone: Callable[[], None] = lambda: None,
         kept_keys: int = 10_000,
     ) -> None:
         self._now_ms = now_ms
         self._look_up = look_up
+        self._check_alone = check_alone
         self._kept_keys = kept_keys
         self._serial = 1
         self._tallies: dict[Name, Tally] = {}
@@ -172,6 +175,7 @@ class MemoryCounters:
         if spent_before is None:
             spent_before = [] if wanted.budget is None else list(self._look_up(name))
         if tally is None:
+            self._check_alone()
             tally = self._tallies[name] = Tally(place=name[0], name=shown)
         tally.name = shown
         self._limits[name] = wanted

@@ -55,6 +55,7 @@ from keyhole.ledger.schema import (
     SEGMENTS,
     SPENT,
 )
+from keyhole.ledger.segments import interrupted
 from keyhole.ledger.sums import DAY_MS, HOUR_MS, KINDS, Sums
 from keyhole.wire.books import OUT_OF_CREDITS, Intent, Receipt
 
@@ -213,7 +214,7 @@ class Books:
             if not connection.execute(select(SEGMENTS.c.is_sealed).where(is_here)).scalar():
                 return []
             found = _read_open(connection, node, segment)
-            receipts = [interrupted(one) for one in found]
+            receipts = [interrupted(one.intent, one.completion_tokens) for one in found]
             rows = [row_of(receipt) for receipt in receipts]
             new = _insert_attempts(connection, rows, is_sure=False)
             _count(connection, new, version)
@@ -307,24 +308,6 @@ class Books:
         """The upstreams that are marked, by name."""
         with self._database.reading() as connection:
             return tuple(mark for mark in _read_marks(connection) if not mark.is_cleared)
-
-
-def interrupted(found: OpenIntent) -> Receipt:
-    """What is booked of an attempt whose end nobody saw: its prompt, estimated, and progress."""
-    intent, completion = found.intent, found.completion_tokens
-    millionths = intent.prompt_estimate * (intent.prompt_price or 0)
-    millionths += completion * (intent.completion_price or 0)
-    return Receipt(
-        intent=intent,
-        status=0,
-        outcome="interrupted",
-        prompt_tokens=intent.prompt_estimate,
-        completion_tokens=completion,
-        basis="estimated",
-        cost_microusd=-(-millionths // 1_000_000),
-        ttft_ms=None,
-        duration_ms=0.0,
-    )
 
 
 def _raise_version(connection: Connection) -> int:

@@ -145,6 +145,7 @@ class Mirror:
         *,
         looked_at_ms: int,
         is_all: bool = False,
+        have_existed: bool = False,
     ) -> None:
         """Tell what was spent, and up to where the journals are counted in it.
 
@@ -165,7 +166,7 @@ class Mirror:
                 "INSERT INTO offsets VALUES (?, ?, ?)",
                 [(offset.node, offset.segment, offset.offset) for offset in offsets],
             )
-            self._put_meta(version, have_existed=False, looked_at_ms=looked_at_ms)
+            self._put_meta(version, have_existed=have_existed, looked_at_ms=looked_at_ms)
 
     def mark(self, marks: Iterable[Mark], *, looked_at_ms: int) -> None:
         """Tell which upstreams are out of credits, in place of what was told before.

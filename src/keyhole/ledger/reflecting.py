@@ -126,7 +126,7 @@ class Reflection:
                 self._marks = marks
             self._mirror.update_spent(
                 _spent(standing, now_ms),
-                [Offset(one.node, one.segment, one.offset) for one in standing.offsets],
+                _offsets(standing),
                 looked_at_ms=now_ms,
                 is_all=had < 0,
             )
@@ -141,7 +141,16 @@ class Reflection:
         self._told_ms, self._version = now_ms, known
 
     def _rebuild(self, now_ms: int) -> None:
+        """What was spent comes first: a worker may begin as soon as it sees the keys."""
         have_existed = self._keys.have_existed()
+        with self._books.standing() as standing:
+            self._mirror.update_spent(
+                _spent(standing, now_ms),
+                _offsets(standing),
+                looked_at_ms=now_ms,
+                is_all=True,
+                have_existed=have_existed,
+            )
         with self._keys.everything() as everything:
             self._mirror.rebuild(everything.keys, have_existed=have_existed, looked_at_ms=now_ms)
             # A group without a key is told when it gets its first one.
@@ -152,6 +161,10 @@ class Reflection:
     def _remember(self) -> None:
         if self._version is not None:
             self._seen.write(Seen(self._version, self._spent_version))
+
+
+def _offsets(standing: Standing) -> list[Offset]:
+    return [Offset(one.node, one.segment, one.offset) for one in standing.offsets]
 
 
 def _spent(standing: Standing, now_ms: int) -> Iterator[Spent]:

@@ -127,10 +127,13 @@ class Segment:
             self._descriptor = -1
 
     def seal(self) -> bool:
-        """Take its lock if its writer does not hold it; whether the segment is sealed now."""
+        """Take its lock if its writer does not hold it; whether the segment is sealed now.
+
+        A shared one: a worker that starts looks at the same time as the clerk.
+        """
         if not self.is_sealed:
             with contextlib.suppress(BlockingIOError):
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 self.is_sealed = True
         return self.is_sealed
 
@@ -353,6 +356,23 @@ class OpenIntents:
         """Learn that a segment has been removed."""
         self._unread.pop(segment, None)
         self._early = {key: where for key, where in self._early.items() if where != segment}
+
+
+def interrupted(intent: Intent, completion_tokens: int) -> Receipt:
+    """What is booked of an attempt whose end nobody saw: its prompt's bound, and its progress."""
+    millionths = intent.prompt_estimate * (intent.prompt_price or 0)
+    millionths += completion_tokens * (intent.completion_price or 0)
+    return Receipt(
+        intent=intent,
+        status=0,
+        outcome="interrupted",
+        prompt_tokens=intent.prompt_estimate,
+        completion_tokens=completion_tokens,
+        basis="estimated",
+        cost_microusd=-(-millionths // 1_000_000),
+        ttft_ms=None,
+        duration_ms=0.0,
+    )
 
 
 def _key(intent: Intent) -> tuple[str, int]:
