@@ -3,6 +3,7 @@
 #   make test     the whole suite
 #   make check    style, types, layering, docs match code
 #   make bench    speed and memory, side by side
+#   make big      the same with a million keys and ten million rows, made once
 #   make profile  where the time of a request goes, and a flame graph
 #   make fuzz     any bytes at both parsers, for FUZZ_SECONDS (300)
 #   make lock     resolve the dependencies anew into requirements/*.txt
@@ -15,7 +16,7 @@ CLIENTS := .venv-clients
 NODE_CLIENTS := tests/clients/node
 PIP := -m pip --disable-pip-version-check --quiet --quiet
 
-.PHONY: serve test test-reference test-clients clients-page check bench profile fuzz lock clean
+.PHONY: serve test test-reference test-clients clients-page check bench big profile fuzz lock clean
 .DEFAULT_GOAL := serve
 
 serve: $(VENV)/.serve
@@ -51,6 +52,10 @@ bench: $(VENV)/.test
 	$(BIN)/python bench/engine.py
 	$(BIN)/python bench/proxy.py
 	$(BIN)/python bench/stream.py
+
+# The state is kept in KEYHOLE_BENCH_CACHE (~/.cache/keyhole-bench): 4 GB.
+big: $(VENV)/.test
+	$(BIN)/python bench/big.py
 
 profile: $(VENV)/.test
 	$(BIN)/python bench/costs.py

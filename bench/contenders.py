@@ -99,6 +99,17 @@ token = {{ env = "BENCH_TOKEN" }}
 targets = ["bench/{model}"]
 """
 
+_PRICE = """
+[price."bench/{model}"]
+input = 1.0
+output = 2.0
+"""
+_LIMITS = (
+    *("--rpm", "1000000000", "--tpm", "1000000000000"),
+    *("--concurrency", "1000000", "--budget", "1000000000/month"),
+)
+"""Every limit, and none that is ever reached."""
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -117,6 +128,9 @@ class Contender:
     """Whether it runs in the repository's root, as its users would start it."""
     packages: tuple[str, ...] = ()
     """Python packages that it needs beside what the tests need."""
+    before: tuple[tuple[str, ...], ...] = ()
+    """Commands that are run in its folder before each start. What the last one prints is the key
+    that its clients send, as `keyhole key create --json` prints it."""
 
 
 def contenders() -> list[Contender]:
@@ -135,6 +149,17 @@ def contenders() -> list[Contender]:
             command=("keyhole", "serve", "--listen", "127.0.0.1:{port}"),
             log="output",
             files={"keyhole.toml": _KEYHOLE},
+        ),
+        Contender(
+            name="keys",
+            title="Keyhole, everything on (keys, limits, books)",
+            command=("keyhole", "serve", "--listen", "127.0.0.1:{port}"),
+            log="output",
+            files={"keyhole.toml": _KEYHOLE + _PRICE},
+            before=(
+                ("keyhole", "group", "set", "everybody", *_LIMITS),
+                ("keyhole", "key", "create", "bench", "--group", "everybody", *_LIMITS, "--json"),
+            ),
         ),
         Contender(
             name="asgi",
@@ -240,6 +265,8 @@ class Started:
     program: Running
     began_s: float
     """When, on the clock of time.perf_counter."""
+    secrets: tuple[str, ...] = ()
+    """The keys that its clients send."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +279,8 @@ class Server:
     log: Path
     start_s: float
     """From its start to its first answer."""
+    secrets: tuple[str, ...] = ()
+    """The keys that its clients send."""
 
     @property
     def url(self) -> str:
@@ -269,11 +298,12 @@ def serving(
 ) -> Iterator[Server]:
     """Start a contender in a new folder and wait until it has passed an answer on."""
     with starting(contender, folder, upstream_port=upstream.port, cores=cores) as started:
-        answer = await_answer(started.program, started.port)
+        answer = await_answer(started.program, started.port, secrets=started.secrets)
         start_s = time.perf_counter() - started.began_s
         if answer != ANSWER:
             raise BenchError(f"{contender.name} did not hand the upstream's answer on: {answer}")
-        yield Server(contender, started.port, started.program, folder / contender.log, start_s)
+        log = folder / contender.log
+        yield Server(contender, started.port, started.program, log, start_s, started.secrets)
 
 
 @contextlib.contextmanager
@@ -296,8 +326,8 @@ def starting(
     if "PYTHONPATH" in os.environ:
         environ["PYTHONPATH"] = os.environ["PYTHONPATH"]
     environ |= {name: value.format(**values) for name, value in contender.environ.items()}
-    command = [word.format(**values) for word in contender.command]
-    command[0] = find_program(command[0]) or command[0]
+    secrets = _prepare(contender, folder, environ)
+    command = _resolved([word.format(**values) for word in contender.command])
     began_s = time.perf_counter()
     with running(
         command,
@@ -306,7 +336,24 @@ def starting(
         output=folder / "output",
         cores=cores,
     ) as program:
-        yield Started(port, program, began_s)
+        yield Started(port, program, began_s, secrets)
+
+
+def _prepare(contender: Contender, folder: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Run what comes before its start; the keys that its clients send."""
+    said = ""
+    for command in contender.before:
+        ended = subprocess.run(
+            _resolved(command), env=environ, cwd=folder, capture_output=True, text=True, check=False
+        )
+        if ended.returncode != 0:
+            raise BenchError(f"{' '.join(command)} failed: {ended.stderr or ended.stdout}")
+        said = ended.stdout
+    return tuple(json.loads(line)["secret"] for line in said.splitlines())
+
+
+def _resolved(command: Sequence[str]) -> list[str]:
+    return [find_program(command[0]) or command[0], *command[1:]]
 
 
 @contextlib.contextmanager
@@ -333,13 +380,18 @@ def parse_status(text: str) -> int:
     return int(counters[1])
 
 
-def await_answer(program: Running, port: int, *, path: str = "/generate") -> object:
+def await_answer(
+    program: Running, port: int, *, path: str = "/generate", secrets: Sequence[str] = ()
+) -> object:
     """Ask a server that is just starting until it answers; its answer's JSON."""
+    headers = {"content-type": "application/json"}
+    if secrets:
+        headers["authorization"] = f"Bearer {secrets[0]}"
     deadline_s = time.monotonic() + START_WITHIN_S
     while time.monotonic() < deadline_s:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_WITHIN_S)
         try:
-            connection.request("POST", path, BODY, {"content-type": "application/json"})
+            connection.request("POST", path, BODY, headers)
             response = connection.getresponse()
             body = response.read()
         except (ConnectionError, http.client.RemoteDisconnected):

@@ -21,24 +21,29 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Integer, Table, case, func, literal, select
+from sqlalchemy import BigInteger, Integer, Select, Table, case, func, literal, select, update
 from sqlalchemy import cast as sql_cast
 
 from keyhole.ledger.books import Batch, Books
 from keyhole.ledger.database import Database, ledger_url
 from keyhole.ledger.keys import KeyStore, NewKey
-from keyhole.ledger.schema import ATTEMPTS, DAILY, HOURLY, NO_NAME
-from keyhole.ledger.sums import DAY_MS, ERRORS, HOUR_MS, Row
+from keyhole.ledger.schema import ATTEMPTS, CHANGES, DAILY, HOURLY, NO_NAME, SPENT
+from keyhole.ledger.sums import DAY_MS, ERRORS, HOUR_MS, SPENDERS, Row, month_ms
 from keyhole.ledger.usage import UsageReader
 from keyhole.wire.books import Intent, Receipt
-from keyhole.wire.ids import uuid7
+from keyhole.wire.ids import TAIL_DIGITS, uuid7, uuid7_tails
+from keyhole.wire.keys import Budget, Limits
 
 AT_ONCE = 10_000
 ROUNDS = 7
 POSTED = 2000
+GROUPS = 100
 MODELS = ("openai-community/gpt2", "openai-community/gpt2-large", "meta/llama-3", "qwen/qwen3")
 UPSTREAMS = ("engine", "hf", "gpu")
+LIMITS = Limits(rpm=10**9, tpm=10**12, concurrency=10**6, budget=Budget(amount=10**15, per="month"))
+"""Of each key and group: everything is counted, and nothing refused."""
 
 
 def main() -> None:
@@ -62,29 +67,43 @@ def main() -> None:
         measure(url, database)
 
 
-def fill(database: Database, wanted: argparse.Namespace) -> None:
-    """Make keys, rows and rollups."""
+def fill(
+    database: Database,
+    wanted: argparse.Namespace,
+    *,
+    keep_secret: Callable[[str], None] | None = None,
+) -> None:
+    """Make keys, rows, rollups and what was spent; `keep_secret` is given each key's."""
     began_s = time.perf_counter()
-    ids = list(make_keys(database, wanted.keys))
+    ids = list(make_keys(database, wanted.keys, keep_secret))
     print(f"{len(ids):,} keys made in {time.perf_counter() - began_s:.1f} s")
     began_s = time.perf_counter()
     rows = make_rows(ids, wanted)
     while some := list(islice(rows, AT_ONCE)):
         with database.writing() as connection:
             connection.execute(ATTEMPTS.insert(), some)
-    for table, unit_ms in ((HOURLY, HOUR_MS), (DAILY, DAY_MS)):
-        roll_up(database, table, unit_ms)
-    print(f"{wanted.rows:,} rows and their rollups in {time.perf_counter() - began_s:.1f} s")
+    print(f"{wanted.rows:,} rows in {time.perf_counter() - began_s:.1f} s")
+    began_s = time.perf_counter()
+    roll_up(database)
+    sum_up_spent(database)
+    print(f"their rollups in {time.perf_counter() - began_s:.1f} s")
 
 
-def make_keys(database: Database, count: int) -> Iterator[str]:
+def make_keys(
+    database: Database, count: int, keep_secret: Callable[[str], None] | None = None
+) -> Iterator[str]:
     store, now_ms = KeyStore(database), round(time.time() * 1000)
+    for number in range(min(count, GROUPS)):
+        store.set_group(f"class-{number}", LIMITS)
     for start in range(0, count, AT_ONCE):
         new = [
-            NewKey(name=f"student-{n}", group=f"class-{n % 100}")
+            NewKey(name=f"student-{n}", group=f"class-{n % GROUPS}", limits=LIMITS)
             for n in range(start, min(start + AT_ONCE, count))
         ]
         issued = store.create_many(new, now_ms=now_ms, random_bytes=os.urandom)
+        if keep_secret is not None:
+            for one in issued:
+                keep_secret(one.secret.reveal())
         yield from (one.key.id for one in issued)
 
 
@@ -98,12 +117,12 @@ def make_rows(ids: list[str], wanted: argparse.Namespace) -> Iterator[Row]:
         which = int(len(ids) * part) if wanted.even else int(len(ids) ** part) - 1
         upstream, model = chance.choice(UPSTREAMS), chance.choice(MODELS)
         yield {
-            "exchange_id": uuid7(at_ms, f"{chance.getrandbits(76):019x}"),
+            "exchange_id": make_id(at_ms, chance),
             "attempt": 1,
             "started_at_ms": at_ms,
             "key_id": ids[which],
             "key": f"student-{which}",
-            "group_name": f"class-{which % 100}",
+            "group_name": f"class-{which % GROUPS}",
             "dialect": "openai",
             "model": model,
             "upstream": upstream,
@@ -119,9 +138,14 @@ def make_rows(ids: list[str], wanted: argparse.Namespace) -> Iterator[Row]:
         }
 
 
-def roll_up(database: Database, table: Table, unit_ms: int) -> None:
-    """Fill a rollup from the rows, all at once."""
-    rows = ATTEMPTS.c
+def make_id(at_ms: int, chance: random.Random) -> str:
+    """An exchange's id."""
+    return uuid7(at_ms, uuid7_tails(f"{chance.getrandbits(4 * TAIL_DIGITS):0{TAIL_DIGITS}x}")[0])
+
+
+def roll_up(database: Database) -> None:
+    """Fill the rollups, the hours from the rows and the days from the hours."""
+    rows, hours = ATTEMPTS.c, HOURLY.c
     names = {
         "all": literal(NO_NAME),
         "key": rows.key_id,
@@ -129,12 +153,10 @@ def roll_up(database: Database, table: Table, unit_ms: int) -> None:
         "model": rows.model,
         "upstream": rows.upstream,
     }
-    columns = [column.name for column in table.columns]
     for kind, name in names.items():
-        start = rows.started_at_ms - rows.started_at_ms % unit_ms
         summed = select(
             literal(kind),
-            start.label("start"),
+            (rows.started_at_ms - rows.started_at_ms % HOUR_MS).label("start"),
             name.label("name"),
             func.count(),
             func.sum(sql_cast(case((rows.outcome.in_(ERRORS), 1), else_=0), Integer)),
@@ -142,8 +164,36 @@ def roll_up(database: Database, table: Table, unit_ms: int) -> None:
             func.sum(rows.completion_tokens),
             func.sum(rows.cost_microusd),
         ).group_by("start", "name")
-        with database.writing() as connection:
-            connection.execute(table.insert().from_select(columns, summed))
+        insert_sums(database, HOURLY, summed)
+    amounts = [hours[column.name] for column in list(HOURLY.columns)[3:]]
+    start = (hours.hour_ms - hours.hour_ms % DAY_MS).label("start")
+    summed = select(hours.kind, start, hours.name, *map(func.sum, amounts))
+    insert_sums(database, DAILY, summed.group_by(hours.kind, "start", hours.name))
+
+
+def insert_sums(database: Database, table: Table, summed: Select[Any]) -> None:
+    """Fill a table from a query."""
+    columns = [column.name for column in table.columns]
+    with database.writing() as connection:
+        connection.execute(table.insert().from_select(columns, summed))
+
+
+def sum_up_spent(database: Database) -> None:
+    """Fill `spent` from the rollups: the latest day and month of all who have spent."""
+    days = DAILY.c
+    today_ms = round(time.time() * 1000) // DAY_MS * DAY_MS
+    this_month_ms = month_ms(today_ms)
+    tokens = days.prompt_tokens + days.completion_tokens
+    amounts: list[Any] = []
+    for start_ms in (today_ms, today_ms, this_month_ms, 0):
+        is_in = days.day_ms >= start_ms
+        sums = [func.sum(case((is_in, each), else_=0)) for each in (days.cost_microusd, tokens)]
+        amounts += [sql_cast(literal(start_ms), BigInteger), *sums] if start_ms else sums
+    summed = select(days.kind, days.name, *amounts, sql_cast(literal(1), BigInteger))
+    of_spenders = summed.where(days.kind.in_(SPENDERS)).group_by(days.kind, days.name)
+    insert_sums(database, SPENT, of_spenders)
+    with database.writing() as connection:
+        connection.execute(update(CHANGES).where(CHANGES.c.name == "books").values(version=1))
 
 
 def measure(url: str, database: Database) -> None:
@@ -176,7 +226,7 @@ def make_batches(key_id: str) -> Iterator[Batch]:
         lines: list[Intent | Receipt] = []
         for n in range(POSTED):
             intent = Intent(
-                exchange_id=uuid7(now_ms, f"{random.getrandbits(76):019x}"),
+                exchange_id=make_id(now_ms, random.Random()),
                 attempt=1,
                 started_at_ms=now_ms,
                 key_id=f"{key_id[:-3]}{n % 1000:03}",
@@ -186,7 +236,7 @@ def make_batches(key_id: str) -> Iterator[Batch]:
                 model=MODELS[0],
                 upstream="hf",
                 target="hf/gpt2",
-                prompt_bound=100,
+                prompt_estimate=100,
                 prompt_price=None,
                 completion_price=None,
             )

@@ -24,6 +24,11 @@ PROC = Path("/proc")
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 STOP_WITHIN_S = 15.0
+REST_WITHIN_S = 120.0
+REST_S = 0.5
+"""Longer than two looks of Keyhole's clerk at its journal."""
+REST_SHARE = 0.06
+"""Less of a core than this is rest."""
 
 
 class BenchError(Exception):
@@ -54,6 +59,8 @@ class Weight:
     """Of all together; pages that they share are counted in each."""
     worker_rss_bytes: int
     """Of the process that has used the most CPU."""
+    cpu_s_of: Mapping[int, float]
+    """By process id."""
 
 
 def parse_stat(text: str) -> Stat:
@@ -90,7 +97,28 @@ def weigh(root: int) -> Weight:
         cpu_s=sum(stat.cpu_ticks for stat in tree) * TICK_S,
         rss_bytes=sum(stat.rss_bytes for stat in tree),
         worker_rss_bytes=max(tree, key=lambda stat: stat.cpu_ticks).rss_bytes,
+        cpu_s_of={stat.pid: stat.cpu_ticks * TICK_S for stat in tree},
     )
+
+
+def busiest_s(before: Weight, after: Weight) -> float:
+    """CPU time, between two looks, of the process that used the most: the worker."""
+    return max(used_s - before.cpu_s_of.get(pid, 0.0) for pid, used_s in after.cpu_s_of.items())
+
+
+def await_rest(root: int) -> None:
+    """Wait until a tree does next to nothing: what it puts off is part of what it costs.
+
+    Raises BenchError if that takes long.
+    """
+    deadline_s = time.monotonic() + REST_WITHIN_S
+    used_s = weigh(root).cpu_s
+    while time.monotonic() < deadline_s:
+        time.sleep(REST_S)
+        used_s, before_s = weigh(root).cpu_s, used_s
+        if used_s - before_s <= REST_SHARE * REST_S:
+            return
+    raise BenchError(f"process {root} is still at work after {REST_WITHIN_S:g} s without requests")
 
 
 def _all_stats() -> list[Stat]:

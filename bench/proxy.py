@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -42,8 +42,16 @@ from contenders import (
     upstream,
     versions_of,
 )
-from process_tree import BenchError, busy_s, own_cpu_s, pinned, weigh
-from proxy_report import HEADINGS, Result, Round, aligned, page, table
+from process_tree import (
+    BenchError,
+    await_rest,
+    busiest_s,
+    busy_s,
+    own_cpu_s,
+    pinned,
+    weigh,
+)
+from proxy_report import HEADINGS, Result, Round, aligned, goals, page, table
 from session import DISTURBED, NOT_WRITTEN, Patience, Progress, attempt, choose, demand, write_page
 
 CONNECTIONS = 32
@@ -105,6 +113,7 @@ def main() -> int:
     def measure() -> None:
         results, setting = _run(plan, picked)
         print(aligned(HEADINGS, table(results)))
+        print(*goals(results), sep="\n")
         if arguments.quick or len(picked) < len(known):
             print(NOT_WRITTEN)
         else:
@@ -206,9 +215,9 @@ def _told(server: Server, done: Round, turn: str) -> str:
 
 
 def full_round(bench: Bench, server: Server) -> Round:
-    load = wrk.Load(server.url, BODY, CONNECTIONS, WARM_UP_S)
+    load = wrk.Load(server.url, BODY, CONNECTIONS, WARM_UP_S, secrets=server.secrets)
     _load(bench, server, load)
-    load = wrk.Load(server.url, BODY, CONNECTIONS, bench.plan.seconds)
+    load = replace(load, duration_s=bench.plan.seconds)
     return _round(bench, server, load)
 
 
@@ -216,11 +225,11 @@ def half_round(bench: Bench, server: Server, rate: float) -> Round:
     """A round at about `rate`: the warm-up tells how much the answers add to the pauses."""
     fewest, most = HALF_CONNECTIONS
     connections, pause_ms = wrk.spread_over(rate, pause_ms=PAUSE_MS, fewest=fewest, most=most)
-    load = wrk.Load(server.url, BODY, connections, WARM_UP_S, pause_ms)
+    load = wrk.Load(server.url, BODY, connections, WARM_UP_S, pause_ms, server.secrets)
     warm = _load(bench, server, load)
     waited_ms = connections / warm.requests_per_s * 1e3 - pause_ms
     pause_ms = max(pause_ms - waited_ms, 0.5)
-    load = wrk.Load(server.url, BODY, connections, bench.plan.seconds, pause_ms)
+    load = replace(load, duration_s=bench.plan.seconds, think_ms=pause_ms)
     return _round(bench, server, load)
 
 
@@ -235,14 +244,18 @@ def _load(bench: Bench, server: Server, load: wrk.Load) -> wrk.Measured:
 
 def _round(bench: Bench, server: Server, load: wrk.Load) -> Round:
     """Run a load; raises BenchError unless every request went all the way."""
+    root = server.program.pid
+    await_rest(root)
     server.take_log()
     served = bench.upstream.requests()
-    before, ours_s = weigh(server.program.pid), _ours_s(bench)
-    all_s = busy_s(bench.cores)
+    before, ours_s = weigh(root), _ours_s(bench)
+    all_s, began_s = busy_s(bench.cores), time.monotonic()
     measured = _load(bench, server, load)
     time.sleep(0.1)  # what was under way when wrk ended is answered, and counted, as well
-    all_s = busy_s(bench.cores) - all_s
-    after, ours_s = weigh(server.program.pid), _ours_s(bench) - ours_s
+    loaded_s = weigh(root).cpu_s - before.cpu_s
+    await_rest(root)  # and so is what is put off: Keyhole's clerk writes the books afterwards
+    all_s, took_s = busy_s(bench.cores) - all_s, time.monotonic() - began_s
+    after, ours_s = weigh(root), _ours_s(bench) - ours_s
     served = bench.upstream.requests() - served - 1
     logged = server.take_log()
     name = server.contender.name
@@ -258,8 +271,9 @@ def _round(bench: Bench, server: Server, load: wrk.Load) -> Round:
         p50_ms=measured.p50_ms,
         p99_ms=measured.p99_ms,
         cpu_us=cpu_s / served * 1e6,
-        core_share=cpu_s / measured.duration_s,
-        others_share=max(all_s - ours_s - cpu_s, 0) / measured.duration_s,
+        worker_cpu_us=busiest_s(before, after) / served * 1e6,
+        core_share=loaded_s / measured.duration_s,
+        others_share=max(all_s - ours_s - cpu_s, 0) / took_s,
     )
 
 
@@ -289,8 +303,11 @@ def _setting(
 - requests/s, p50, p99: wrk, {CONNECTIONS} connections, {plan.rounds} rounds of {plan.seconds} s
   after {WARM_UP_S} s to warm up. Where the contender's core was not busy all the time (the last
   table), load and upstream were the limit, and it could have done more.
-- CPU: user and system time of all the contender's processes in a round, from /proc, divided by
-  the requests that the upstream answered.
+- CPU: user and system time of all the contender's processes in a round and until they are at rest
+  behind it (Keyhole's clerk writes its books later than the answers), from /proc, divided by the
+  requests that the upstream answered; of the worker alone: the process that used the most.
+- Everything on: a key in a group; requests and tokens a minute, requests at once and a budget for
+  both, none of which is ever reached; the journal (`fsync = "interval"`), the clerk, metrics, log.
 - Half load: {plan.half_rounds} rounds at half the contender's own median rate. wrk's connections
   pause at random between requests; the pauses end at whole milliseconds, so requests come in
   bunches, and their waiting for each other is part of the figure.

@@ -13,8 +13,11 @@ REFERENCE = "nginx"
 """Whose CPU per request the others' is divided by."""
 HEADINGS = (
     "", "requests/s", "p50 ms", "p99 ms", "p99 ms at half load", "CPU us/request",
-    "times nginx's", "RSS MB", "of the worker", "start s",
+    "times nginx's", "its worker alone", "times nginx's", "RSS MB", "of the worker", "start s",
 )  # fmt: skip
+GOALS = {"keys": (3.2, 2.6, 2.6)}
+"""At most so many times nginx's CPU, with every process counted; what is aimed at; at most so many
+of the worker alone."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,9 @@ class Round:
     p50_ms: float
     p99_ms: float
     cpu_us: float
-    """Per request, of all its processes."""
+    """Per request, of all its processes, and until they were at rest again."""
+    worker_cpu_us: float
+    """Per request, of the process that used the most."""
     core_share: float
     """How much of its core the contender used, 0 to 1."""
     others_share: float
@@ -52,13 +57,41 @@ def middle(values: Sequence[float]) -> float | None:
 
 def table(results: Mapping[str, Result]) -> list[list[str]]:
     """A row of cells for each contender, by name; without the reference there are no ratios."""
-    first = results.get(REFERENCE)
-    reference = middle(_column(first.rounds, _cpu)) if first else None
+    reference = _reference(results)
     return [_cells(result, reference) for result in results.values()]
+
+
+def goals(results: Mapping[str, Result]) -> list[str]:
+    """A line for each goal that this run can judge."""
+    reference = _reference(results)
+    lines = []
+    for name, (most, aim, worker_most) in GOALS.items():
+        if reference is None or name not in results:
+            continue
+        rounds = results[name].rounds
+        everything = (middle(_column(rounds, _cpu)) or 0) / reference
+        worker = (middle(_column(rounds, _worker_cpu)) or 0) / reference
+        told = (
+            f"{results[name].title}: {everything:.2f} times nginx's CPU with every process counted"
+        )
+        told_alone = f"its worker alone: {worker:.2f} times; at most {worker_most:g}"
+        lines.append(f"{_verdict(everything, most)}: {told}; at most {most:g}, the goal is {aim:g}")
+        lines.append(f"{_verdict(worker, worker_most)}: {told_alone}")
+    return lines
+
+
+def _verdict(times: float, most: float) -> str:
+    return "met" if times <= most else "MISSED"
+
+
+def _reference(results: Mapping[str, Result]) -> float | None:
+    first = results.get(REFERENCE)
+    return middle(_column(first.rounds, _cpu)) if first else None
 
 
 def _cells(result: Result, reference: float | None) -> list[str]:
     cpu_us = middle(_column(result.rounds, _cpu))
+    worker_us = middle(_column(result.rounds, _worker_cpu))
     return [
         result.title,
         number(middle(_column(result.rounds, _rate)), 0),
@@ -67,6 +100,8 @@ def _cells(result: Result, reference: float | None) -> list[str]:
         number(middle(_column(result.half_rounds, _p99)), 2),
         number(cpu_us, 1),
         number(cpu_us / reference if cpu_us and reference else None, 2),
+        number(worker_us, 1),
+        number(worker_us / reference if worker_us and reference else None, 2),
         number(result.rss_bytes / 1e6 or None, 0),
         number(result.worker_rss_bytes / 1e6 or None, 0),
         number(middle(result.start_s), 2),
@@ -132,6 +167,7 @@ def page(*, title: str, setting: str, results: Mapping[str, Result]) -> str:
         f"# {title}",
         markdown(HEADINGS, table(results)),
         "Medians of interleaved rounds; what the columns mean is under How.",
+        *(["\n".join(f"- {line}." for line in lines)] if (lines := goals(results)) else []),
         "## How",
         setting,
         "## Commands",
@@ -166,3 +202,7 @@ def _p99(each: Round) -> float:
 
 def _cpu(each: Round) -> float:
     return each.cpu_us
+
+
+def _worker_cpu(each: Round) -> float:
+    return each.worker_cpu_us

@@ -12,9 +12,10 @@ a status above 399 counts as an error.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class Load:
     duration_s: float
     think_ms: float | None = None
     """The mean pause of a connection between an answer and its next request; None: no pause."""
+    secrets: Sequence[str] = ()
+    """Keys, sent in turn; without any, requests show none."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,23 @@ def lua(load: Load) -> str:
         'wrk.headers["Content-Type"] = "application/json"',
         f"wrk.body = [==[{load.body}]==]",
     ]
+    if len(load.secrets) == 1:
+        lines.append(f'wrk.headers["Authorization"] = "Bearer {load.secrets[0]}"')
+    elif load.secrets:
+        lines += [
+            f"local secrets = {{{', '.join(json.dumps(secret) for secret in load.secrets)}}}",
+            "local requests, next = {}, 0",
+            "function init(args)",
+            "  for n, secret in ipairs(secrets) do",
+            '    wrk.headers["Authorization"] = "Bearer " .. secret',
+            "    requests[n] = wrk.format()",
+            "  end",
+            "end",
+            "function request()",
+            "  next = next % #requests + 1",
+            "  return requests[next]",
+            "end",
+        ]
     if load.think_ms is not None:
         # wrk cuts the fraction off: with half a millisecond more the mean is as asked.
         pause = f"math.random() * {2 * load.think_ms:.6f} + 0.5"

@@ -56,6 +56,15 @@ def accounts(
     )
 
 
+class ForgivingCounters(MemoryCounters):
+    """Those of an upstream that is asked again, whatever it said before."""
+
+    def out_of_credits(self, upstream: str, now_ms: int) -> None:
+        pass
+
+
 def no_keys() -> dict[str, Any]:
     """The parts of a gateway that asks for none and writes nothing down."""
-    return {"keys": NoKeys(), "is_admin_key": lambda _: False, "accounts": accounts()}
+    kept = accounts()
+    kept.counters = ForgivingCounters(SystemClock().unix_ms)
+    return {"keys": NoKeys(), "is_admin_key": lambda _: False, "accounts": kept}

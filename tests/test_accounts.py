@@ -19,6 +19,7 @@ from keyhole.wire.books import Intent, Receipt
 from keyhole.wire.call import Call, Parameters
 from keyhole.wire.keys import Budget, Group, Key, Limits
 from keyhole.wire.records import AccessRecord
+from records import record
 
 NOW_MS = 1_790_000_000_000
 ONE, TWO = (
@@ -62,7 +63,7 @@ class World:
         return self.books.open(record, self.key, "generate", call, ROUTE, ROUTE.targets)
 
     def begin(self, account: Account, target: Target = ONE, *, requests: int = 1) -> Attempt:
-        return self.books.begin(account, target, requests=requests, began_s=10.0)
+        return self.books.begin(account, account.record, target, requests, 10.0)
 
     @property
     def receipt(self) -> Receipt:
@@ -316,7 +317,10 @@ class TestFallback:
         assert [it.intent for it in here.journal.receipts] == here.journal.intents
         assert second.cost_microusd == cost(TWO, 9, 11)
         assert here.spent == (0, 1, 20, cost(TWO, 9, 11)), "one request, whoever was asked"
-        assert (account.record.attempts, account.record.target) == (2, "two/m")
+        assert (account.record.attempts, account.record.target) == (
+            2,
+            "two/m",
+        )
 
     def test_a_stream_that_broke_and_its_successor_are_both_paid(self) -> None:
         here = World()
@@ -354,6 +358,7 @@ class TestUpstreams:
         error = refused(Code.UPSTREAM_OUT_OF_CREDITS, status)
         here.begin(account).failed(error, 11.0)
         assert here.receipt.status == 402, "by which the clerk knows it"
+        here.books.counters.out_of_credits("one", here.clock.ms)
         for _ in range(2):
             with pytest.raises(UpstreamError) as caught:
                 here.begin(here.open())
@@ -370,3 +375,26 @@ class TestUpstreams:
             here.begin(account)
         account.close()
         assert here.spent[:2] == (1, 1)
+
+
+def target(kind: str) -> Target:
+    return Target(Upstream(name=kind, kind=kind, url="http://127.0.0.1:9"), "m")
+
+
+@pytest.mark.parametrize(("kind", "asked_for"), [("tgi", 1024), ("engine", None)])
+def test_the_engine_is_not_asked_for_more_than_its_context(
+    kind: str, asked_for: int | None
+) -> None:
+    """It would refuse: a prompt and 1024 tokens are more than GPT-2 takes."""
+    limits = Limits(budget=Budget(amount=10**9, per="month"))
+    key = Key(id="key_1", name="ann", digest=b"d", limits=limits, created_at_ms=1)
+    where = target(kind)
+    route = Route(name="default", targets=(where,))
+    call = Call(model=None, input="Once upon a time")
+    account = accounts().open(
+        record("r", 1_763_863_600, "m"), key, "generate", call, route, [where]
+    )
+    assert account.maximum(where) == asked_for
+    assert account.hold is not None
+    assert account.hold.completion_tokens == 1024
+    account.close()

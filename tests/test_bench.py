@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def stat(pid: int, parent: int) -> Stat:
 
 
 def a_round(rate: float, cpu_us: float) -> Round:
-    return Round(rate, 1.0, 2.0, cpu_us, 0.9, 0.05)
+    return Round(rate, 1.0, 2.0, cpu_us, cpu_us / 2, 0.9, 0.05)
 
 
 def test_a_process_is_read_whatever_its_name() -> None:
@@ -115,16 +116,46 @@ def test_ratios_are_to_nginx() -> None:
     }
     nginx, keyhole = proxy_report.table(results)
     assert nginx[1] == "8"
-    assert nginx[5:7] == ["12.0", "1.00"]
+    assert nginx[5:9] == ["12.0", "1.00", "6.0", "0.50"]
     assert keyhole[1] == "12,345"
-    assert keyhole[5:7] == ["30.0", "2.50"]
+    assert keyhole[5:9] == ["30.0", "2.50", "15.0", "1.25"]
     assert keyhole[-1] == "0.50"
 
 
 def test_what_was_not_measured_is_a_dash() -> None:
     """Without nginx in the run there is nothing to divide by."""
     (row,) = proxy_report.table({"asgi": Result("Keyhole", "", rounds=[a_round(1, 30)])})
-    assert row == ["Keyhole", "1", "1.00", "2.00", "-", "30.0", "-", "-", "-", "-"]
+    assert row == ["Keyhole", "1", "1.00", "2.00", "-", "30.0", "-", "15.0", "-", "-", "-", "-"]
+
+
+@pytest.mark.parametrize(("cpu_us", "verdict"), [(32, "met"), (32.1, "MISSED")])
+def test_what_everything_may_cost_is_judged_beside_nginx(cpu_us: float, verdict: str) -> None:
+    results = {
+        "nginx": Result("nginx", "", rounds=[a_round(9, 10)]),
+        "keys": Result("Keyhole", "", rounds=[a_round(9, cpu_us)]),
+    }
+    everything, worker = proxy_report.goals(results)
+    assert everything.startswith(f"{verdict}: Keyhole: 3.2")
+    assert worker.startswith("met: its worker alone: 1.6")
+    assert proxy_report.goals({"keys": results["keys"]}) == []
+
+
+def test_the_worker_is_who_used_most_meanwhile() -> None:
+    """Not who has used most since its start; a process may be new."""
+    before, after = (
+        process_tree.Weight(frozenset(), sum(used.values()), 1, 1, used)
+        for used in ({1: 50.0, 2: 3.0}, {1: 51.0, 2: 7.0, 3: 2.0})
+    )
+    assert process_tree.busiest_s(before, after) == 4
+
+
+def test_the_load_shows_its_keys() -> None:
+    load = wrk.Load("http://127.0.0.1:1/", "{}", 32, 5)
+    assert "Authorization" not in wrk.lua(load)
+    one = wrk.lua(replace(load, secrets=("kh_a",)))
+    assert 'wrk.headers["Authorization"] = "Bearer kh_a"' in one
+    assert "function request" not in one
+    assert '{"kh_a", "kh_b"}' in wrk.lua(replace(load, secrets=("kh_a", "kh_b")))
 
 
 def test_the_page_holds_every_contender_and_its_spread() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
@@ -14,6 +15,7 @@ from keyhole.config import SETTINGS
 from keyhole.errors import Code
 from keyhole.main import backends
 from keyhole.server.metrics import Metrics
+from keyhole.wire.books import Outcome
 from keyhole.wire.http import Head
 
 ROOT = Path(__file__).parents[1]
@@ -88,9 +90,15 @@ def rows(text: str) -> set[str]:
     }
 
 
+def part_of(text: str, title: str) -> str:
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
 def test_every_setting_code_and_metric_of_the_pages_exists() -> None:
     assert rows(page("errors.md")) == {*Code}
-    assert rows(page("watching.md").partition("## Metrics")[2]) <= metrics()
+    watching = page("watching.md")
+    assert rows(part_of(watching, "Metrics")) <= metrics()
+    assert rows(part_of(watching, "Usage")) == {*get_args(Outcome)}
     for section in page("configuration.md").split("\n## [")[1:]:
         name, _, text = section.partition("]")
         settings = text.partition("\n| kind |")[0].partition("\n## ")[0]

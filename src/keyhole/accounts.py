@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from msgspec import Struct
 
@@ -26,7 +27,7 @@ from keyhole.policy.bounds import (
     output_maximum,
 )
 from keyhole.policy.limits import Bound, Hold, allowance, bounds_tokens
-from keyhole.policy.pricing import FREE, Price, Prices
+from keyhole.policy.pricing import ENGINE_KIND, FREE, Price, Prices
 from keyhole.ports import Clock, Counters, Journal
 from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.books import OUT_OF_CREDITS, Basis, Intent, Outcome, Progress, Receipt
@@ -48,8 +49,14 @@ class Accounts:
         prices: Prices,
         upstream_limits: Mapping[str, Limits],
         clock: Clock,
+        keeps_books: bool = True,
     ) -> None:
-        """`upstream_limits` are the operator's own, by upstream, of those that have any."""
+        """`upstream_limits` are the operator's own, by upstream, of those that have any.
+
+        Without `keeps_books` the journal is never asked to write, and what nothing limits has no
+        account.
+        """
+        self.keeps_books = keeps_books
         self.journal = journal
         self.counters = counters
         self.prices = prices
@@ -70,34 +77,37 @@ class Accounts:
         Whoever gets the account must close it.
         """
         counters = self.counters
-        account = Account(
-            books=self,
-            record=record,
-            key=key,
-            dialect=dialect,
-            prompt_estimate=estimate_prompt(call),
-            max_output_tokens=route.max_output_tokens,
-        )
-        scopes = counters.scopes(key)
-        if scopes or (self._upstream_limits and self._bounds_any(targets)):
+        scopes = () if key is None else counters.scopes(key)
+        is_limited = scopes or (self._upstream_limits and self._bounds_any(targets))
+        if not is_limited and not self.keeps_books:
+            return NO_ACCOUNT
+        account = Account(self, record, key, dialect, estimate_prompt(call))
+        if is_limited:
+            most = output_maximum(call, route.max_output_tokens)
             if bounds_tokens(scopes) or self._upstream_limits:
-                account.max_output_tokens = output_maximum(call, route.max_output_tokens)
-            most = account.max_output_tokens or output_maximum(call, route.max_output_tokens)
+                account.max_output_tokens = most
             prices = [self._price_if_known(target) for target in targets]
             account.bound = bound_of(call, most, prices)
             account.hold = counters.hold(scopes, account.bound, record.began_unix_ms)
         return account
 
-    def begin(self, account: Account, target: Target, *, requests: int, began_s: float) -> Attempt:
+    def begin(
+        self, account: Account, record: AccessRecord, target: Target, requests: int, began_s: float
+    ) -> Attempt:
         """Write down that a target is asked; its request may go out when this returns.
 
         `requests` is how many go to the upstream, `began_s` a time of the clock. Raises ClientError
         (an upstream's limit, price_unknown), UpstreamError (out of credits) or GatewayError
         (journal_full); then it must not go out.
         """
-        record, upstream, counters = account.record, target.upstream.name, self.counters
-        counters.check_credits(upstream, record.began_unix_ms)
+        upstream, counters = target.upstream.name, self.counters
+        if counters.credits_gone:
+            counters.check_credits(upstream, record.began_unix_ms)
+        number = record.attempts + 1
         price = self.prices.find(target)
+        if account is NO_ACCOUNT:
+            record.attempts, record.upstream, record.target = number, upstream, target.label
+            return NO_ATTEMPT
         hold = None
         limits = self._upstream_limits.get(upstream)
         if limits is not None:
@@ -110,7 +120,7 @@ class Accounts:
             )
             scopes = counters.upstream_scopes(upstream, limits)
             hold = counters.hold(scopes, of_target, self._clock.unix_ms())
-        number, key = record.attempts + 1, account.key
+        key = account.key
         intent = Intent(
             record.request_id,
             number,
@@ -127,13 +137,13 @@ class Accounts:
             None if price is None else price.completion,
         )
         try:
-            self.journal.intend(intent)
+            if self.keeps_books:
+                self.journal.intend(intent)
         except BaseException:
             if hold is not None:
                 counters.release(hold)
             raise
-        record.attempts = number
-        record.upstream, record.target = upstream, target.label
+        record.attempts, record.upstream, record.target = number, upstream, target.label
         return Attempt(account, intent, price, hold, began_s)
 
     def _bounds_any(self, targets: Sequence[Target]) -> bool:
@@ -146,7 +156,7 @@ class Accounts:
             return None
 
 
-class Account(Struct, kw_only=True):
+class Account(Struct):
     """One client's request: what is held for it, and what its attempts have used."""
 
     books: Accounts
@@ -155,8 +165,8 @@ class Account(Struct, kw_only=True):
     dialect: str
     prompt_estimate: int
     """About how many tokens the prompt has, for attempts whose upstream never says."""
-    max_output_tokens: int | None
-    """What a call that names no maximum asks for."""
+    max_output_tokens: int | None = None
+    """What a call that names no maximum asks for, so that its hold bounds it; else the route's."""
     bound: Bound | None = None
     """None where nothing is limited."""
     hold: Hold | None = None
@@ -168,6 +178,14 @@ class Account(Struct, kw_only=True):
     def allowance(self) -> int | None:
         """At how many completion tokens a stream has to be cut; None where nothing bounds them."""
         return None if self.hold is None else allowance(self.hold)
+
+    def maximum(self, target: Target) -> int | None:
+        """How many tokens a target is asked for where the call names no number; None: the route's.
+
+        The engine stays within its model's context by itself, which may be less than is held, and
+        refuses a number that does not fit.
+        """
+        return None if target.upstream.kind == ENGINE_KIND else self.max_output_tokens
 
     def close(self) -> None:
         """Settle what is held with what was used; a second time does nothing."""
@@ -209,6 +227,8 @@ class Attempt(Struct):
 
     def answered(self, answer: Answer, now_s: float) -> None:
         """It brought a whole answer."""
+        if self.is_over:
+            return
         usage = answer.usage
         basis: Basis = "reported"
         if usage is None or not self._believes(usage):
@@ -218,6 +238,8 @@ class Attempt(Struct):
 
     def streamed(self, ending: Ending, now_s: float) -> None:
         """Its stream is over."""
+        if self.is_over:
+            return
         usage, pieces, outcome = ending.usage, ending.pieces, ending.outcome
         basis: Basis = "reported"
         if usage is not None and not self._believes(usage):
@@ -233,6 +255,8 @@ class Attempt(Struct):
 
     def failed(self, error: BaseException, now_s: float, *, is_cut: bool = False) -> None:
         """It brought nothing: an error, or nobody waits for it any more."""
+        if self.is_over:
+            return
         nothing, status = Usage(0, 0), 502
         outcome: Outcome = "upstream_error"
         if isinstance(error, UpstreamError):
@@ -241,9 +265,6 @@ class Attempt(Struct):
                 outcome = "client_error"
             if error.code is Code.UPSTREAM_OUT_OF_CREDITS:
                 status = OUT_OF_CREDITS  # some say it with 429
-                self.account.books.counters.out_of_credits(
-                    self.intent.upstream, self.intent.started_at_ms
-                )
         elif isinstance(error, ClientError):
             outcome, status = "client_error", error.status
         elif isinstance(error, asyncio.CancelledError):
@@ -257,6 +278,8 @@ class Attempt(Struct):
 
     def progressed(self, pieces: int) -> None:
         """A long stream has come so far."""
+        if self.is_over:
+            return
         intent = self.intent
         progress = Progress(intent.exchange_id, intent.attempt, pieces)
         self.account.books.journal.progress(progress)
@@ -265,27 +288,32 @@ class Attempt(Struct):
         return is_credible(usage, self.account.bound, self.account.prompt_estimate)
 
     def _end(self, status: int, outcome: Outcome, usage: Usage, basis: Basis, now_s: float) -> None:
-        if self.is_over:
-            return
         self.is_over = True
         account, price, first_s = self.account, self.price, self.first_byte_s
         prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
         cost = 0 if price is None else price.cost_microusd(prompt_tokens, completion_tokens)
-        account.books.journal.settle(
-            Receipt(
-                self.intent,
-                status,
-                outcome,
-                prompt_tokens,
-                completion_tokens,
-                basis,
-                cost,
-                None if first_s is None else round((first_s - self.began_s) * 1000, 3),
-                round((now_s - self.began_s) * 1000, 3),
+        if account.books.keeps_books:
+            account.books.journal.settle(
+                Receipt(
+                    self.intent,
+                    status,
+                    outcome,
+                    prompt_tokens,
+                    completion_tokens,
+                    basis,
+                    cost,
+                    None if first_s is None else (first_s - self.began_s) * 1000,
+                    (now_s - self.began_s) * 1000,
+                )
             )
-        )
         account.prompt_tokens += prompt_tokens
         account.completion_tokens += completion_tokens
         account.cost_microusd += cost
         if self.hold is not None:
             account.books.counters.settle(self.hold, prompt_tokens, completion_tokens, cost)
+
+
+NO_ACCOUNT = Account(cast("Accounts", None), cast("AccessRecord", None), None, "", 0)
+"""Of a request that nothing limits, where no books are kept."""
+NO_ATTEMPT = Attempt(NO_ACCOUNT, cast("Intent", None), None, None, 0.0, is_over=True)
+"""One that is written down nowhere."""

@@ -6,10 +6,12 @@ A part of the composition root (`main`), which is the only one to call it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -29,7 +31,6 @@ from keyhole.ports import Clock, Keys
 from keyhole.wire.books import OUT_OF_CREDITS, Receipt
 from keyhole.wire.lines import is_node
 from keyhole.wire.mirror import Mark
-from keyhole.wire.mirror import Spent as Sum
 
 KEYS_WITHIN_S = 10.0
 """How long a start waits for the clerk's first copy of the keys; it goes on without."""
@@ -66,11 +67,12 @@ async def open_books(
     Without `keeps` nothing is written down, without `checks` everybody who is let in may call.
     """
     mirrored = await _open_keys(settings, clock, stack, say) if checks else None
-    counters = MemoryCounters(clock.unix_ms)
+    look_up = _nothing if mirrored is None else partial(_sums, mirrored)
+    counters = MemoryCounters(clock.unix_ms, look_up=look_up)
     journal: FileJournal | NoJournal = NoJournal()
-    if keeps:
-        if mirrored is not None:
-            _restore(counters, settings.data, mirrored)
+    if mirrored is not None:
+        _restore(counters, settings.data, mirrored)
+    if keeps and settings.journal.keep:
         journal = FileJournal(
             journal_dir(settings.data),
             JournalSettings(fsync=settings.journal.fsync, max_bytes=settings.journal.max_bytes),
@@ -86,6 +88,7 @@ async def open_books(
         prices=known,
         upstream_limits=settings.limits.upstreams,
         clock=clock,
+        keeps_books=keeps and settings.journal.keep,
     )
     if checks:
         learning = asyncio.ensure_future(_learn_prices(settings, known, say))
@@ -131,34 +134,29 @@ async def _open_keys(
 def _restore(counters: MemoryCounters, data: Path, keys: MirroredKeys) -> None:
     """Count what was used before this process, and remember whose credits are gone."""
     try:
-        # In this order: what is posted in between is counted twice, and not left out.
+        # First of all: what is posted in between is counted twice, and not left out.
         passed = {offset.segment: offset.offset for offset in keys.offsets()}
-        sums, marks = keys.spent(), keys.marks()
     except GatewayError:
-        passed, sums, marks = {}, [], []
+        passed = {}
     receipts = list(_receipts(journal_dir(data), passed))
-    counters.restore(_spent_before(sums, receipts))
+    counters.restore(_spent_before(keys, receipts))
     counters.hear(
         Mark(receipt.intent.upstream, receipt.intent.started_at_ms, is_cleared=False)
         for receipt in receipts
         if receipt.status == OUT_OF_CREDITS and receipt.outcome == "upstream_error"
     )
-    counters.hear(marks)  # last: what it has cleared may still be in the journal
+    with contextlib.suppress(GatewayError):
+        counters.hear(keys.marks())  # last: what it has cleared may still be in the journal
     keys.on_marks = counters.hear
 
 
-def _spent_before(sums: Iterable[Sum], receipts: Iterable[Receipt]) -> Iterator[tuple[Name, Spent]]:
-    """What was used before this process: what the ledger has, and the journal beyond that."""
-    for each in sums:
-        yield (
-            (each.scope, each.name),
-            Spent(
-                at_ms=each.began_ms,
-                tokens=each.tokens,
-                cost_microusd=each.microusd,
-                of=each.period or "total",
-            ),
-        )
+def _spent_before(keys: MirroredKeys, receipts: Iterable[Receipt]) -> Iterator[tuple[Name, Spent]]:
+    """What was used before this process by those whom the journal's last lines are about.
+
+    What the ledger has of them, and the journal beyond that; of all others the ledger has
+    everything, and it is looked up when they come.
+    """
+    told: set[Name] = set()
     for receipt in receipts:
         intent = receipt.intent
         used = Spent(
@@ -167,11 +165,34 @@ def _spent_before(sums: Iterable[Sum], receipts: Iterable[Receipt]) -> Iterator[
             cost_microusd=receipt.cost_microusd,
             requests=1,
         )
-        yield ("upstream", intent.upstream), used
+        names: list[Name] = [("upstream", intent.upstream)]
         if intent.key_id is not None:
-            yield ("key", intent.key_id), used
+            names.append(("key", intent.key_id))
         if intent.group is not None:
-            yield ("group", intent.group), used
+            names.append(("group", intent.group))
+        for name in names:
+            if name not in told:
+                told.add(name)
+                with contextlib.suppress(GatewayError):
+                    yield from ((name, spent) for spent in _sums(keys, name))
+            yield name, used
+
+
+def _sums(keys: MirroredKeys, name: Name) -> list[Spent]:
+    """What the ledger has of a budget; raises GatewayError."""
+    return [
+        Spent(
+            at_ms=each.began_ms,
+            tokens=each.tokens,
+            cost_microusd=each.microusd,
+            of=each.period or "total",
+        )
+        for each in keys.spent(*name)
+    ]
+
+
+def _nothing(_: Name) -> list[Spent]:
+    return []
 
 
 def _receipts(directory: Path, passed: dict[str, int]) -> Iterator[Receipt]:

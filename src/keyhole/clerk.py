@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -47,11 +48,18 @@ from keyhole.server.admin import AdminApp, Ledgers
 from keyhole.supervisor import CANNOT_START, Say, locked
 
 POLL_S = 0.2
-"""How often it looks for new keys and new lines."""
+"""How often it looks for new keys, and for new lines where little happens."""
+POST_EVERY_S = 1.0
+"""How often it looks for new lines where a look finds more than BUSY_BYTES: what is done for each
+look, and for each name in it, is then done for many attempts."""
+BUSY_BYTES = 128 * 1024
+"""The lines of some 280 attempts."""
 MAX_PAUSE_S = 5.0
 """The longest wait before it tries again a database that is away."""
 SPENT_EVERY_S = 2.0
 """How often the mirror is told what was spent, at most; and for a tenth of the time at most."""
+GARBAGE_AFTER = 20_000
+"""How many more objects the garbage collector waits for, instead of 700."""
 TIDY_EVERY_S = 3600.0
 FINISHES_WITHIN_S = 8.0
 """How long the last pass over the journal may take; what remains is for the next clerk."""
@@ -77,7 +85,7 @@ class Clerk:
         self._is_migrated = False
         self._away: set[str] = set()
         """What does not work at the moment, which has been said."""
-        self._looked_s = self._spent_s = self._tidied_s = -1e9
+        self._looked_s = self._spent_s = self._tidied_s = self._posts_at_s = -1e9
         self._ends_by_s = float("inf")
 
     def stop(self) -> None:
@@ -165,7 +173,12 @@ class Clerk:
             self._does("mirror", self._look_at_keys)
 
     def _post(self) -> None:
+        began_s = time.monotonic()
+        if began_s < self._posts_at_s and not self._stopping.is_set():
+            return
         passed = self._poster.run(self._between)
+        is_busy = passed.read_bytes > BUSY_BYTES
+        self._posts_at_s = began_s + (POST_EVERY_S if is_busy else 0.0)
         began_s = time.monotonic()
         is_due = bool(passed.done) or self._stopping.is_set() or began_s >= self._spent_s
         if is_due and self._reflection is not None:
@@ -293,6 +306,9 @@ def run() -> int:
 
 
 def _run(settings: Settings, database: Database, *, is_child: bool) -> int:
+    # Rows come by the thousand and are no garbage; and what was imported will never be any.
+    gc.freeze()
+    gc.set_threshold(GARBAGE_AFTER)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve(settings, database, is_child=is_child))

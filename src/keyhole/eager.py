@@ -95,28 +95,46 @@ class Eager:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
         """Should the coroutine become a Task, that stands in `tasks` until it ends."""
-        self._coroutine: Coroutine[Any, Any, None] | None = None
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._loop = loop
         self._tasks = tasks
         self._waits_for: Wakeup | None = None
         self.task: asyncio.Task[None] | None = None
 
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run it; to be called once.
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run it, when none runs.
 
-        It must not raise but for cancellation: nobody would hear of it.
+        It should not raise but for cancellation: nobody awaits it.
         """
         self._coroutine = coroutine
         try:
             waits_for = coroutine.send(None)
-        except (StopIteration, asyncio.CancelledError):
+        except StopIteration as end:
             self._coroutine = None
+            self.returned(end.value)
+        except asyncio.CancelledError:
+            self._coroutine = None
+            self.was_cancelled()
+        except Exception as error:  # noqa: BLE001  # nobody awaits it
+            self._coroutine = None
+            self.failed(error)
         else:
             self._wait(coroutine, waits_for)
 
+    def returned(self, value: Any) -> None:
+        """The coroutine has returned that. For subclasses; must not raise."""
+
+    def was_cancelled(self) -> None:
+        """It has ended by cancellation. For subclasses; must not raise."""
+
+    def failed(self, error: Exception) -> None:
+        """It has raised, which it should not."""
+        told = {"message": "what was run eagerly has failed", "exception": error}
+        self._loop.call_exception_handler(told)
+
     def cancel(self) -> None:
         """Raise CancelledError where it waits; nothing if it has ended. Not from within itself."""
-        if self.task is not None:
+        if self.task is not None and not self.task.done():
             self.task.cancel()
             return
         coroutine, wakeup = self._coroutine, self._waits_for
@@ -133,34 +151,59 @@ class Eager:
         self._waits_for = None
         try:
             waits_for = coroutine.send(None)
-        except (StopIteration, asyncio.CancelledError):
+        except StopIteration as end:
             self._coroutine = None
+            self.returned(end.value)
+        except asyncio.CancelledError:
+            self._coroutine = None
+            self.was_cancelled()
+        except Exception as error:  # noqa: BLE001  # nobody awaits it
+            self._coroutine = None
+            self.failed(error)
         else:
             self._wait(coroutine, waits_for)
 
-    def _throw(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _throw(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         try:
             waits_for = coroutine.throw(asyncio.CancelledError())
-        except (StopIteration, asyncio.CancelledError):
+        except StopIteration as end:
             self._coroutine = None
+            self.returned(end.value)
+        except asyncio.CancelledError:
+            self._coroutine = None
+            self.was_cancelled()
+        except Exception as error:  # noqa: BLE001  # nobody awaits it
+            self._coroutine = None
+            self.failed(error)
         else:
             self._wait(coroutine, waits_for)
 
-    def _wait(self, coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    def _wait(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> None:
         if type(waits_for) is Wakeup:
             self._coroutine, self._waits_for = coroutine, waits_for
             waits_for.resume = self._step
             return
         self._coroutine = None
         rest = _Rest(coroutine, waits_for)
-        self.task = task = self._loop.create_task(_go_on(rest))
+        self.task = task = self._loop.create_task(self._go_on(rest))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(partial(self._tell_unbegun, coroutine, rest))
 
+    async def _go_on(self, rest: _Rest) -> None:
+        try:
+            value = await rest
+        except asyncio.CancelledError:
+            self.was_cancelled()
+            raise
+        except Exception as error:  # noqa: BLE001  # as in the steps before
+            self.failed(error)
+            return
+        self.returned(value)
+
     def _tell_unbegun(
         self,
-        coroutine: Coroutine[Any, Any, None],
+        coroutine: Coroutine[Any, Any, Any],
         rest: _Rest,
         task: asyncio.Task[None],  # noqa: ARG002
     ) -> None:
@@ -179,22 +222,18 @@ async def be_a_task() -> None:
     await asyncio.sleep(0)
 
 
-async def _go_on(rest: _Rest) -> None:
-    await rest
-
-
 class _Rest:
     """What is left of a coroutine that has begun to wait for something."""
 
     __slots__ = ("_coroutine", "_waits_for", "has_begun")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> None:
         self._coroutine = coroutine
         self._waits_for = waits_for
         self.has_begun = False
         """Whether its Task has had its first step."""
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[Any, Any, Any]:
         self.has_begun = True
         coroutine, waits_for = self._coroutine, self._waits_for
         while True:
@@ -205,5 +244,5 @@ class _Rest:
                     waits_for = coroutine.throw(error)
                 else:
                     waits_for = coroutine.send(sent)
-            except StopIteration:
-                return
+            except StopIteration as end:
+                return end.value

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from keyhole.accounts import Account, Accounts, Attempt, Ending
 from keyhole.backends.base import EVENT_STREAM, Backend
 from keyhole.backends.faults import echoed_secret
-from keyhole.catalog import Access, Catalog, Route, Target
+from keyhole.catalog import DEFAULT_ROUTE, Access, Catalog, Route, Target
 from keyhole.dialects.base import ClientDialect
 from keyhole.eager import be_a_task
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
@@ -324,12 +324,13 @@ class Gateway:
         key = admission.live.key
         if key is not None:
             check_model(key, call.model)
-        route = find_route(self.parts.catalog, call.model)
+        catalog = self.parts.catalog
+        route = catalog.exact.get(call.model or DEFAULT_ROUTE) or find_route(catalog, call.model)
         record.model = route.name
         record.public_model = call.model or route.name
         patience_s = route.first_byte_timeout_s or dialect.first_byte_timeout_s
         began_s = self.parts.clock.monotonic()  # not while a client was sending
-        targets = plan(route, call.model)
+        targets = plan(route, call.model) if route.is_as_asked else route.targets
         accounts = self.parts.accounts
         try:
             account = accounts.open(record, key, dialect.name, call, route, targets)
@@ -389,7 +390,7 @@ class Gateway:
         """One try to stream from one target: what goes on, the first bytes, headers beside ours."""
         parts, call = self.parts, wish.call
         backend = parts.backends[target.upstream.kind]
-        most = wish.account.max_output_tokens
+        most = wish.account.maximum(target) or wish.route.max_output_tokens
         streaming = backend.stream(call, target, max_output_tokens=most)
         is_rendered = streaming.is_rendered
         translated = _translated(call, is_rendered=is_rendered) if streaming.is_chat else []
@@ -401,7 +402,7 @@ class Gateway:
                 streaming.request, request_id=wish.record.request_id, timeouts=timeouts
             )
         except BaseException as error:
-            self._fail_attempt(wish, attempt, error)
+            self._fail_attempt(wish, target, attempt, error)
             raise
         try:
             media_type = incoming.headers.get("content-type", "").lower()
@@ -428,7 +429,7 @@ class Gateway:
             first = await relay.begin(left_s, most_pieces=wish.account.allowance)
         except BaseException as error:
             incoming.close()
-            self._fail_attempt(wish, attempt, error)
+            self._fail_attempt(wish, target, attempt, error)
             raise
         attempt.first_byte_s = parts.clock.monotonic()
         return relay, first, translated, attempt
@@ -492,7 +493,7 @@ class Gateway:
         """One try at one target: every request that its backend makes of the call, at once."""
         call, record, parts = wish.call, wish.record, self.parts
         backend = parts.backends[target.upstream.kind]
-        most = wish.account.max_output_tokens
+        most = wish.account.maximum(target) or wish.route.max_output_tokens
         requests = backend.requests(call, target, max_output_tokens=most)
         attempt, timeouts = self._begin_attempt(wish, target, len(requests))
         responses: Sequence[UpstreamResponse]
@@ -507,7 +508,7 @@ class Gateway:
                 responses = await self._send_all(requests, record.request_id, timeouts)
             answer = self._read_answer(backend, call, target, responses)
         except BaseException as error:
-            self._fail_attempt(wish, attempt, error)
+            self._fail_attempt(wish, target, attempt, error)
             raise
         attempt.answered(answer, parts.clock.monotonic())
         if self._synced is not None:
@@ -518,7 +519,7 @@ class Gateway:
         """Write down that a target is asked; and the bounds of asking it."""
         parts, upstream = self.parts, target.upstream
         now_s = parts.clock.monotonic()
-        attempt = parts.accounts.begin(wish.account, target, requests=requests, began_s=now_s)
+        attempt = parts.accounts.begin(wish.account, wish.record, target, requests, now_s)
         left_s = max(wish.deadline_s - now_s, MIN_PATIENCE_S)
         return attempt, Timeouts(upstream.connect_timeout_s, left_s, upstream.total_timeout_s)
 
@@ -528,7 +529,12 @@ class Gateway:
         await synced()
         attempt.is_sent = True
 
-    def _fail_attempt(self, wish: Wish, attempt: Attempt, error: BaseException) -> None:
+    def _fail_attempt(
+        self, wish: Wish, target: Target, attempt: Attempt, error: BaseException
+    ) -> None:
+        if isinstance(error, UpstreamError) and error.code is Code.UPSTREAM_OUT_OF_CREDITS:
+            now_ms = self.parts.clock.unix_ms()
+            self.parts.accounts.counters.out_of_credits(target.upstream.name, now_ms)
         attempt.failed(error, self.parts.clock.monotonic(), is_cut=wish.admission.is_revoked)
 
     def _read_answer(

@@ -265,6 +265,11 @@ class Counters(Protocol):
         """Give back a hold whose request no upstream has seen. Must not raise."""
         ...
 
+    @property
+    def credits_gone(self) -> Mapping[str, int]:
+        """The upstreams that said so, and when in milliseconds; nearly always none."""
+        ...
+
     def out_of_credits(self, upstream: str, now_ms: int) -> None:
         """Remember that an upstream said that its payer's credits are gone (402)."""
         ...

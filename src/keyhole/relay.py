@@ -65,7 +65,16 @@ class Relay:
     __slots__ = (
         *("_alarms", "_call", "_carrier", "_failure", "_frames", "_has_left", "_heartbeat_s"),
         *("_incoming",),
-        *("_is_over", "_is_paused", "_lessons", "_most_pieces", "_plan", "_recurring", "_sink"),
+        *(
+            "_is_over",
+            "_is_paused",
+            "_lessons",
+            "_most_pieces",
+            "_plan",
+            "_recurring",
+            "_secret",
+            "_sink",
+        ),
         *("_is_rewritten", "_open_choices"),
         *("_target", "_tells_at_s", "_writer"),
         *("bytes_out", "due_s", "is_cut", "pieces", "usage", "watched_s"),
@@ -84,6 +93,7 @@ class Relay:
     ) -> None:
         self._call = call
         self._target = target
+        self._secret = target.upstream.secret
         self._plan = plan
         self._incoming = incoming
         self._frames = SseReader(max_frame_bytes)
@@ -224,18 +234,32 @@ class Relay:
         """Bytes have come."""
         frames = self._frames
         if (
-            self._recurring is not None
-            and frames.is_between
-            and len(chunk) <= frames.max_frame_bytes
+            self._recurring is None
+            or not frames.is_between
+            or len(chunk) > frames.max_frame_bytes
+            or (written := self._recurring.again(chunk)) is None
+            or (self._secret is not None and self._secret.is_in(chunk))
         ):
-            written = self._recurring.again(chunk)
-            if written is not None and not self._is_echo(chunk):
-                self.pieces += 1
-                if self.pieces > self._most_pieces:
-                    self._cut_short([])
-                else:
-                    self._send(written)
-                return
+            self._read_on(chunk)
+            return
+        # From here on as `_send` and `_listen`, in one: nearly every piece comes by here.
+        self.pieces += 1
+        if self.pieces > self._most_pieces:
+            self._cut_short([])
+            return
+        self.bytes_out += len(written)
+        if self._sink is not None:
+            self._sink.send(written)
+        now_s = self._alarms.now_s()
+        if now_s >= self._tells_at_s:
+            self._tell(now_s)
+        if self._heartbeat_s and not self._is_over:
+            self.due_s = now_s + self._heartbeat_s
+            if self.due_s < self.watched_s:
+                self._alarms.watch(self)
+
+    def _read_on(self, chunk: bytes) -> None:
+        """Read the frames that a chunk completes, and send on what becomes of them."""
         out: list[bytes] = []
         try:
             self._take(chunk, out)
@@ -354,8 +378,7 @@ class Relay:
 
     def _is_echo(self, raw: bytes) -> bool:
         """Whether the upstream repeats the secret that it was sent."""
-        secret = self._target.upstream.secret
-        return secret is not None and secret.is_in(raw)
+        return self._secret is not None and self._secret.is_in(raw)
 
     def _read(self, frame: Frame) -> list[Event] | tuple[Event, ...] | None:
         """A frame's events; None for one that is nothing to the client."""

@@ -36,6 +36,7 @@ from keyhole.server.edge import Edge
 from keyhole.server.fastlane import FastLane
 from keyhole.server.strict import StrictProtocol
 from keyhole.server.sweep import sweep_connections
+from keyhole.supervisor import CANNOT_START
 
 MAX_FILES = 1 << 20
 """Open files, so connections, that a worker asks the system for at most."""
@@ -184,8 +185,12 @@ def run() -> int:
         return 1
     allow_many_files()
     listener = socket.socket(fileno=options.fd)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, listener))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings, listener))
+    except SetupError as error:
+        main.say(str(error))
+        return CANNOT_START
     return 0
 
 

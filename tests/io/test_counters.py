@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from keyhole.errors import ClientError, Code, UpstreamError
+from keyhole.errors import ClientError, Code, GatewayError, UpstreamError
 from keyhole.io.counters import MemoryCounters, Name
 from keyhole.policy.limits import MINUTE_MS, Bound, Spent
 from keyhole.ports import Counters
@@ -152,6 +152,32 @@ def test_a_new_kind_of_budget_begins_with_what_the_books_say() -> None:
     scopes = made.scopes(key(limits=Limits(budget=Budget(amount=100, per="month"))))
     assert asked == [("key", "key_bob")] * 2
     assert scopes[0].spent == 80
+
+
+def test_what_is_restored_is_not_looked_up_as_well() -> None:
+    """It holds what the books say already, and the journal's lines that are not in them yet."""
+    made = counters(look_up=lambda _: [Spent(at_ms=NOW, tokens=0, cost_microusd=80)])
+    made.restore([(("key", "key_bob"), Spent(at_ms=NOW, tokens=0, cost_microusd=5))])
+    for per, spent in (("day", 5), ("month", 80)):
+        limits = Limits(budget=Budget(amount=100, per=per))
+        assert made.scopes(key(limits=limits))[0].spent == spent
+
+
+def test_what_was_spent_before_is_asked_again_where_nobody_could_say() -> None:
+    """A budget must not begin anew because the keys' copy could not be read at that moment."""
+    answers: list[list[Spent]] = [[Spent(at_ms=NOW, tokens=0, cost_microusd=80)]]
+
+    def look_up(_: Name) -> Iterable[Spent]:
+        if len(answers) == 1:
+            answers.append([])
+            raise GatewayError(Code.KEYS_UNAVAILABLE, "no")
+        return answers[0]
+
+    made = counters(look_up=look_up)
+    bob = key(limits=Limits(budget=Budget(amount=100, per="day")))
+    with pytest.raises(GatewayError):
+        made.scopes(bob)
+    assert made.scopes(bob)[0].spent == 80
 
 
 def test_keys_that_are_not_used_any_more_are_forgotten() -> None:

@@ -467,7 +467,9 @@ def test_two_writers_share_a_directory(desk: Desk) -> None:
     assert len({name.writer for name in names}) == 2
     one.close()
     assert set(desk.locked()) == {True, False}
-    assert {line.prompt_bound for line in desk.read() if isinstance(line, Intent)} == set(range(50))
+    assert {line.prompt_estimate for line in desk.read() if isinstance(line, Intent)} == set(
+        range(50)
+    )
 
 
 def test_a_segment_is_never_seen_without_its_lock(desk: Desk) -> None:
@@ -653,8 +655,8 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path, fsync: str) 
                 assert {damage.reason for damage in piece.damage} <= {"torn"}
                 for line in piece.lines:
                     if isinstance(line, Intent):
-                        assert line == intent(line.prompt_bound)
-                        lines.add(f"i{line.prompt_bound}")
+                        assert line == intent(line.prompt_estimate)
+                        lines.add(f"i{line.prompt_estimate}")
                     elif isinstance(line, Receipt):
                         assert line == receipt(line.prompt_tokens)
                         lines.add(f"r{line.prompt_tokens}")

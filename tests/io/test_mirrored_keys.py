@@ -480,12 +480,22 @@ def test_what_was_spent_and_counted_is_told_with_the_keys(site: Site) -> None:
     ]
     offsets = [Offset("node", "0001", 4711)]
     mirror = site.write(key(1))
-    mirror.update(looked_at_ms=BEGAN_MS, spent=spent, offsets=offsets)
+    mirror.update_spent(spent, offsets, looked_at_ms=BEGAN_MS)
     mirror.update(looked_at_ms=BEGAN_MS)
     site.keys.look()
-    assert (site.keys.spent(), site.keys.offsets()) == (spent, offsets)
-    mirror.update(looked_at_ms=BEGAN_MS, spent=spent[:1])
-    assert (site.keys.spent(), site.keys.offsets()) == (spent[:1], offsets)
+    places = [("key", key(1).id), ("upstream", "hf"), ("group", "hf")]
+
+    def told() -> list[list[Spent]]:
+        return [site.keys.spent(*place) for place in places]
+
+    assert told() == [[spent[0]], [spent[1]], []]
+    assert site.keys.offsets() == offsets
+    later = Spent("key", key(1).id, "month", BEGAN_MS + 1, 1, 1)
+    mirror.update_spent([later], offsets, looked_at_ms=BEGAN_MS)
+    assert told() == [[later], [spent[1]], []], "the others' stay"
+    mirror.update_spent([later], [], looked_at_ms=BEGAN_MS, is_all=True)
+    assert told() == [[later], [], []]
+    assert site.keys.offsets() == []
 
 
 def test_a_look_at_sums_alone_changes_no_version(site: Site) -> None:
@@ -493,7 +503,7 @@ def test_a_look_at_sums_alone_changes_no_version(site: Site) -> None:
     mirror = site.write(key(1))
     site.keys.look()
     before = site.keys._version
-    mirror.update(looked_at_ms=BEGAN_MS + 1000, spent=[])
+    mirror.update_spent([], [], looked_at_ms=BEGAN_MS + 1000)
     site.tell(key(1))
     site.keys.look()
     assert site.keys._version == before

@@ -29,7 +29,7 @@ def intent(number: int, *, attempt: int = 1, at_ms: int = NOON_MS, **changed: An
         model="gpt2",
         upstream="hf",
         target="hf/gpt2",
-        prompt_bound=100,
+        prompt_estimate=100,
         prompt_price=1_000_000,
         completion_price=2_000_000,
     )

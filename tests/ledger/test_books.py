@@ -257,9 +257,19 @@ def test_a_receipt_in_another_segment_closes_the_intent(books: Books) -> None:
     assert books.open_intents("node-1", "segment-1") == []
 
 
+@pytest.mark.parametrize("count", [3, 1100])
+def test_of_many_that_are_open_those_that_ended_are_closed(books: Books, count: int) -> None:
+    opened = [intent(n) for n in range(1200)]
+    books.post(batch(*opened))
+    ended = [receipt(one) for one in opened[-count:]]
+    books.post(batch(*ended, segment="segment-2"))
+    left = [one.intent for one in books.open_intents("node-1", "segment-1")]
+    assert left == opened[:-count]
+
+
 def test_what_a_dead_writer_left_open_is_interrupted(books: Books, database: Database) -> None:
-    """With the prompt's bound and the last progress, at the prices that the intent carries."""
-    dead = intent(1, prompt_bound=101, prompt_price=1_000_001, completion_price=10)
+    """With the prompt's estimate and the last progress, at the prices that the intent carries."""
+    dead = intent(1, prompt_estimate=101, prompt_price=1_000_001, completion_price=10)
     unpriced = intent(2, prompt_price=None, completion_price=None, key_id=None)
     other = intent(3)
     books.post(batch(dead, unpriced, progress(dead, 30), is_sealed=True))

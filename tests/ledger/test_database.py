@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,18 +44,42 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     database.check_version()
 
 
+MIGRATE = """
+import sys
+from keyhole.ledger.database import Database
+with Database(sys.argv[1]) as database:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    database.migrate()
+    database.check_version()
+print("done")
+"""
+
+
 def test_several_can_migrate_at_once(ledger_url: str) -> None:
-    """Each waits for the other, and finds everything there."""
-    together = threading.Barrier(4)
-
-    def migrate(_: int) -> None:
-        with Database(ledger_url) as one:
-            together.wait(10)
-            one.migrate()
-            one.check_version()
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(migrate, range(4)))
+    """Each process waits for the other, and finds everything there."""
+    with contextlib.ExitStack() as stack:
+        several = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", MIGRATE, ledger_url],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for _ in range(4)
+        ]
+        for one in several:
+            assert one.stdout is not None
+            assert one.stdout.readline() == "ready\n"
+        for one in several:
+            assert one.stdin is not None
+            one.stdin.write("go\n")
+            one.stdin.flush()
+        for one in several:
+            assert one.communicate(timeout=30) == ("done\n", "")
 
 
 def test_a_newer_ledger_is_refused_and_left_alone(database: Database) -> None:

@@ -87,7 +87,7 @@ async def test_an_attempt_under_way_is_not_interrupted_while_its_writer_lives(pl
     seen = rows[intent(2).exchange_id]
     assert (seen.basis, seen.prompt_tokens, seen.completion_tokens) == (
         "estimated",
-        intent(2).prompt_bound,
+        intent(2).prompt_estimate,
         7,
     )
 

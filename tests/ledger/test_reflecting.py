@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from keyhole.ledger.database import Database
 from keyhole.ledger.keys import KeyStore, NewKey
 from keyhole.ledger.mirror import Mirror
 from keyhole.ledger.reflecting import LOOK_EVERY_MS, Reflection, SeenFile
+from keyhole.wire.books import Receipt
 from keyhole.wire.keys import Limits
 from standins.attempts import intent, receipt
 
@@ -29,6 +31,7 @@ class Place:
         self.keys = KeyStore(self.database)
         self.books = Books(self.database)
         self.mirrors: list[Mirror] = []
+        self.posted = 0
 
     def reflection(self, ledger: str = "here") -> Reflection:
         mirror = Mirror(self.folder)
@@ -41,6 +44,27 @@ class Place:
             NewKey(name=name), now_ms=NOW_MS, random_bytes=lambda n: name.encode().ljust(n, b".")
         )
         return made.key.id
+
+    def post(self, line: Receipt) -> None:
+        """Post one line, a byte long."""
+        batch = Batch(
+            node="n", segment="s", begins_at=self.posted, ends_at=self.posted + 1, lines=[line]
+        )
+        self.books.post(batch)
+        self.posted += 1
+
+    def deface(self) -> None:
+        """Mark what the mirror says was spent, to see what is told again."""
+        with contextlib.closing(sqlite3.connect(self.folder / "keys.mirror")) as database, database:
+            database.execute("UPDATE spent SET tokens = -1 WHERE scope = 'key'")
+
+    def tampered(self) -> set[object]:
+        """The keys whose mark is still there."""
+        return {name for (name,) in self.query("SELECT name FROM spent WHERE tokens = -1")}
+
+    def spenders(self) -> set[object]:
+        """The keys that the mirror says have spent."""
+        return {name for (name,) in self.query("SELECT name FROM spent WHERE scope = 'key'")}
 
     def query(self, text: str) -> list[tuple[object, ...]]:
         database = sqlite3.connect(f"file:{self.folder}/keys.mirror?mode=ro", uri=True)
@@ -98,6 +122,30 @@ def test_another_ledgers_keys_take_the_place_of_all(place: Place):
     assert place.reflection(ledger="elsewhere").keys(NOW_MS)
 
 
+def test_only_those_who_spent_since_are_told(place: Place):
+    """A mark that somebody else left in the mirror tells what was written; a reader sees by itself
+    that a window is over."""
+    reflection = place.reflection()
+    reflection.keys(NOW_MS)
+    mark = "UPDATE spent SET tokens = -1 WHERE scope != 'upstream'"
+
+    def spend(number: int, now_ms: int) -> set[object]:
+        other = {"key_id": f"key_{number}", "group": f"g{number}", "started_at_ms": now_ms}
+        begun = structs.replace(intent(number), **other)
+        line = structs.replace(receipt(number), intent=begun)
+        place.books.post(Batch(node="n", segment=f"{number}", begins_at=0, ends_at=9, lines=[line]))
+        with contextlib.closing(sqlite3.connect(place.folder / "keys.mirror")) as database:
+            database.execute(mark)
+            database.commit()
+        assert reflection.spent(now_ms)
+        told = place.query("SELECT name FROM spent WHERE tokens != -1")
+        return {name for (name,) in told}
+
+    assert spend(1, NOW_MS) == {"key_1", "g1", "hf"}
+    assert spend(2, NOW_MS + 1) == {"key_2", "g2", "hf"}
+    assert spend(3, NOW_MS + 3_600_000) == {"key_3", "g3", "hf"}
+
+
 @pytest.mark.parametrize("days", [0, 40])
 def test_what_was_spent_is_told_with_the_offsets_it_counts(place: Place, days: int):
     """Of windows that are over only the total is left."""
@@ -114,3 +162,46 @@ def test_what_was_spent_is_told_with_the_offsets_it_counts(place: Place, days: i
     assert told == [
         (scope, period, 27) for scope in ("group", "key", "upstream") for period in periods
     ]
+
+
+def of_key(number: int) -> Receipt:
+    """An attempt of a key of its own."""
+    begun = structs.replace(intent(number), started_at_ms=NOW_MS, key_id=f"key_{number}")
+    return structs.replace(receipt(number), intent=begun)
+
+
+def test_only_what_was_spent_since_is_told(place: Place):
+    """Also by the next clerk: a million keys that have spent are not told again at each start."""
+    place.post(of_key(1))
+    reflection = place.reflection()
+    reflection.keys(NOW_MS)
+    reflection.spent(NOW_MS)
+    place.deface()
+    place.post(of_key(2))
+    reflection.spent(NOW_MS)
+    assert place.tampered() == {"key_1"}
+    place.post(of_key(3))
+    later = place.reflection()
+    assert not later.keys(NOW_MS)
+    assert later.spent(NOW_MS)
+    assert place.tampered() == {"key_1"}
+    assert place.spenders() == {"key_1", "key_2", "key_3"}
+    assert place.query("SELECT offset FROM offsets") == [(3,)]
+
+
+def test_an_older_state_of_the_ledger_is_told_whole(place: Place):
+    """A backup that was put back has spent less than the mirror says."""
+    place.post(of_key(1))
+    backup = sqlite3.connect(":memory:")
+    with contextlib.closing(sqlite3.connect(place.folder / "ledger.sqlite")) as ledger:
+        ledger.backup(backup)
+    place.post(of_key(2))
+    reflection = place.reflection()
+    reflection.keys(NOW_MS)
+    reflection.spent(NOW_MS)
+    assert place.spenders() == {"key_1", "key_2"}
+    with contextlib.closing(sqlite3.connect(place.folder / "ledger.sqlite")) as ledger:
+        backup.backup(ledger)
+    backup.close()
+    assert place.reflection().spent(NOW_MS)
+    assert place.spenders() == {"key_1"}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from keyhole.io.journal import FileJournal, JournalSettings
 from keyhole.ledger.segments import (
@@ -22,6 +23,7 @@ from keyhole.ledger.segments import (
     list_segments,
     remove_unfinished,
 )
+from keyhole.wire.books import Intent, Receipt
 from keyhole.wire.lines import MAX_LINE_BYTES, UNFINISHED, Line, SegmentName, encode_line
 from standins.attempts import StillClock, intent, progress, receipt
 
@@ -59,12 +61,14 @@ def writer(tmp_path: Path) -> Iterator[Writer]:
     writer.die()
 
 
-def read_all(segment: Segment, size: int = CHUNK_BYTES) -> tuple[list[Line], list[Damage]]:
+def read_all(
+    segment: Segment, size: int = CHUNK_BYTES, *, is_brief: bool = False
+) -> tuple[list[Line], list[Damage]]:
     lines: list[Line] = []
     damage: list[Damage] = []
     offset = 0
     for _ in range(1000):
-        piece = segment.read(offset, size)
+        piece = segment.read(offset, size, is_brief=is_brief)
         assert piece.is_last or piece.offset > offset, "it must come further"
         offset = piece.offset
         lines += piece.lines
@@ -228,8 +232,53 @@ def test_whatever_becomes_of_a_segment_only_written_lines_are_read(
         assert all(line in LINES for line in live + lines)
         assert len(lines) >= whole - lost
         assert damage or lines == LINES[: len(lines)]
+        brief, brief_damage = read_all(segment, is_brief=True)
+        ended = [line.intent for line in brief if isinstance(line, Receipt)]
+        assert all(line in brief or line in ended for line in lines)
+        assert all(line in lines for line in brief)
+        assert all(each in damage for each in brief_damage)
         segment.trim()
         assert read_all(segment) == (lines, damage)
+
+
+def test_a_brief_reading_leaves_out_intents_with_their_receipt_in_the_same_piece(
+    writer: Writer,
+) -> None:
+    lines = [intent(1), progress(1, 5), intent(2), receipt(1), receipt(3)]
+    text = b"".join(map(encode_line, lines))
+    writer.put(text, 0)
+    with Segment(writer.path) as segment:
+        piece = segment.read(0, is_brief=True)
+        assert piece.lines == [intent(2), progress(1, 5), receipt(1), receipt(3)]
+        assert piece.is_plain
+        # Another intent than the receipt's is no less looked at because of it.
+        changed = text.replace(b'"gpt2","hf"', b'"gpt3","hf"', 1)
+        writer.put(changed, 0)
+        piece = segment.read(0, is_brief=True)
+        assert piece.lines == lines[1:]
+        assert piece.damage == [Damage(0, len(encode_line(intent(1))), "checksum")]
+        assert not piece.is_plain
+
+
+@pytest.mark.parametrize(
+    ("model", "is_plain"),
+    [("x" * 50, True), ("x" * 301, False), ("é", False), ("\n", False), ("\0", False)],
+)
+def test_a_text_that_may_have_to_be_mended_is_not_plain(
+    writer: Writer, model: str, is_plain: bool
+) -> None:
+    bare = Intent("", 1, 0, None, None, None, "", model, "", "", 0, None, None)
+    writer.put(encode_line(Receipt(bare, 0, "ok", 0, 0, "counted", 0, None, 0.0)), 0)
+    with Segment(writer.path) as segment:
+        assert segment.read(0, is_brief=True).is_plain == is_plain
+
+
+def test_a_name_with_a_bracket_hides_no_line(writer: Writer) -> None:
+    begun = intent(1, model='a]","b"]')
+    lines = [begun, intent(2, model="]"), structs.replace(receipt(1), intent=begun)]
+    writer.put(b"".join(map(encode_line, lines)), 0)
+    with Segment(writer.path) as segment:
+        assert segment.read(0, is_brief=True).lines == lines
 
 
 def test_what_a_dead_writer_did_not_use_is_given_back(writer: Writer) -> None:
@@ -364,7 +413,7 @@ def test_clerk_and_writer_agree(tmp_path: Path) -> None:
                 offsets[segment_name] = piece.offset
                 opens.take(segment_name, piece.lines)
                 opens.caught_up(segment_name)
-        return {attempt.intent.prompt_bound for attempt in opens.interrupted()}
+        return {attempt.intent.prompt_estimate for attempt in opens.interrupted()}
 
     for number in range(200):
         journal.intend(intent(number))
@@ -372,6 +421,6 @@ def test_clerk_and_writer_agree(tmp_path: Path) -> None:
             journal.settle(receipt(number - 30))
         assert look() == set()
     assert len(offsets) > 10
-    assert [attempt.intent.prompt_bound for attempt in opens] == list(range(170, 200))
+    assert [attempt.intent.prompt_estimate for attempt in opens] == list(range(170, 200))
     journal.close()
     assert look() == set(range(170, 200))

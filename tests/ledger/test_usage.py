@@ -82,6 +82,46 @@ def test_who_cost_most_comes_first_and_a_limit_leaves_out_the_rest(
     assert some.total.requests == 4
 
 
+@pytest.mark.parametrize("costs", ["alike", "few", "none"])
+def test_who_used_most_is_the_same_with_a_limit(
+    books: Books, reader: UsageReader, costs: str
+) -> None:
+    """However it is spread over names and hours."""
+    chance = random.Random(7)
+    lines = []
+    for n in range(400):
+        name = chance.randrange(80) if costs == "alike" else int(80 ** chance.random())
+        lines.append(
+            receipt(
+                intent(n, model=f"m{name}", at_ms=NOON_MS + chance.randrange(3 * DAY_MS)),
+                cost_microusd=0 if costs == "none" else chance.randrange(100),
+            )
+        )
+    books.post(batch(*lines))
+    since = NOON_MS + HOUR_MS // 3
+    whole = reader.usage("model", since_ms=since)
+    for limit, skip in ((1, 0), (5, 0), (5, 3), (30, 30), (100, 0)):
+        some = reader.usage("model", since_ms=since, limit=limit, skip=skip)
+        assert some.sums == whole.sums[skip : skip + limit]
+        assert some.total == whole.total
+
+
+def test_who_uses_a_little_in_each_hour_can_be_the_first(books: Books, reader: UsageReader) -> None:
+    """Of sixty others each has much in one hour, and less in all."""
+    midnight_ms = NOON_MS - 12 * HOUR_MS
+    lines = [
+        receipt(intent(n, model=f"m{n}", at_ms=midnight_ms), cost_microusd=6400) for n in range(60)
+    ]
+    lines += [
+        receipt(intent(100 + n, model="steady", at_ms=midnight_ms + n * HOUR_MS), cost_microusd=400)
+        for n in range(23)
+    ]
+    books.post(batch(*lines))
+    span = (midnight_ms, midnight_ms + 23 * HOUR_MS)
+    (first,) = reader.usage("model", since_ms=span[0], until_ms=span[1], limit=1).sums
+    assert (first.name, first.cost_microusd) == ("steady", 23 * 400)
+
+
 def test_nothing_was_used_where_nothing_is(reader: UsageReader) -> None:
     for by in ("key", "group", "model", "upstream", "day"):
         usage = reader.usage(by, since_ms=NOON_MS, until_ms=NOON_MS)

@@ -20,7 +20,17 @@ from msgspec import structs
 from keyhole.io.clock import SystemClock
 from keyhole.io.journal import FileJournal, JournalSettings
 from keyhole.supervisor import CANNOT_START
-from processes.driving import PYTHON, Server, environment, keyhole, serving, wait_for
+from processes.driving import (
+    KEYHOLE,
+    PYTHON,
+    Server,
+    environment,
+    free_port,
+    keyhole,
+    serving,
+    started,
+    wait_for,
+)
 from standins.attempts import intent, receipt
 
 NO_ROUTES = """
@@ -237,6 +247,32 @@ def secret(server: Server) -> str:
     options = ("--json", "--data", server.data)
     made = keyhole("key", "create", "client", *options, home=server.data.parent)
     return str(json.loads(made.out)["secret"])
+
+
+def test_with_a_key_others_may_reach_it(tmp_path: Path):
+    """On any address, with the key alone; nobody gets in without one."""
+    data = tmp_path / "data"
+    (tmp_path / "keyhole.toml").write_text(NO_ROUTES)
+    made = keyhole("key", "create", "ann", "--json", "--data", data, home=tmp_path)
+    headers = {"Authorization": f"Bearer {json.loads(made.out)['secret']}", "Host": "example.org"}
+    port = free_port()
+    command = [KEYHOLE, "serve", "--listen", f"0.0.0.0:{port}", "--data", data]
+    with started(command, data=data, home=tmp_path, port=port) as running:
+        assert running.ask(method="GET", path="/v1/key", headers=headers).status == 200
+        assert running.get("/v1/key").status == 401
+
+
+def test_a_worker_that_cannot_start_says_why_once(tmp_path: Path):
+    ran = keyhole(
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        home=tmp_path,
+        KEYHOLE_ADMIN_KEY="with some spaces in it",
+    )
+    assert ran.status == 1
+    assert "Traceback" not in ran.err
+    assert ran.err.count("KEYHOLE_ADMIN_KEY is not printable ASCII without spaces") == 1
 
 
 def test_keys_are_made_listed_and_revoked_over_http(server: Server):

@@ -79,7 +79,7 @@ def test_the_hint_fits_the_address_and_the_system(where, error, platform, words)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--listen", "0.0.0.0:0"), "--listen: 0.0.0.0 is not a loopback address"),
+        (("--listen", "0.0.0.0:0"), "0.0.0.0 is not a loopback address, and no keys exist"),
         (("--listen", "nonsense"), "--listen: 'nonsense' is not HOST:PORT"),
         (("--listen", "a..localhost:0"), "Cannot listen on a..localhost"),
         (("--config", "absent.toml"), "--config: there is no file 'absent.toml'"),

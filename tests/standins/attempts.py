@@ -18,7 +18,7 @@ def intent(number: int, *, model: str = "gpt2") -> Intent:
         model=model,
         upstream="hf",
         target=f"hf/{model}",
-        prompt_bound=number,
+        prompt_estimate=number,
         prompt_price=150_000,
         completion_price=600_000,
     )

@@ -12,6 +12,7 @@ from keyhole.wire.lines import (
     Damaged,
     Line,
     SegmentName,
+    decode_bodies,
     decode_line,
     encode_line,
     is_node,
@@ -147,3 +148,13 @@ def test_names_sort_by_time() -> None:
 @pytest.mark.parametrize("node", ["", "a/b", "-a", "a b", "A" * 64, "é", "a\n"])
 def test_a_node_is_a_plain_name(node: str) -> None:
     assert not is_node(node)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"1", b'["p","x"]', b'["p","x",1,2],["p","y",1,2]', b'["p","\xff",1,2]']
+)
+def test_bodies_of_which_one_says_nothing_are_not_told(body: bytes) -> None:
+    """Also where what stands in it would be lines, with a comma between them."""
+    good = b'["p","x",1,2]'
+    assert decode_bodies([good, good]) == [Progress("x", 1, 2)] * 2
+    assert decode_bodies([good, body, good]) is None

@@ -14,10 +14,13 @@ from pathlib import Path
 from keyhole import main
 from keyhole.bookkeeping import journal_dir
 from keyhole.config import Settings
+from keyhole.errors import SetupError
 from keyhole.ledger.books import Books
-from keyhole.ledger.database import Database
+from keyhole.ledger.database import Database, LedgerUnavailable
+from keyhole.ledger.keys import KeyStore
 from keyhole.ledger.posting import Poster, journal_ends, lag_bytes
 from keyhole.supervisor import locked
+from keyhole.wire.mirror import MARKER_NAME
 
 PATIENCE_S = 2.0
 """How long a command waits for the clerk."""
@@ -38,6 +41,27 @@ def opened_ledger(settings: Settings) -> Iterator[Database]:
         yield database
     finally:
         database.close()
+
+
+def check_address(settings: Settings) -> None:
+    """Raise SetupError unless keys have existed: for an address that others may reach."""
+    if (settings.data / MARKER_NAME).exists():
+        return
+    try:
+        with opened_ledger(settings) as database:
+            have_existed = KeyStore(database).have_existed()
+    except LedgerUnavailable as error:
+        raise SetupError(
+            f"{settings.listen.host} is not a loopback address, and whether there are keys cannot"
+            f" be known: {error.message}",
+            hint="listen on 127.0.0.1 until the database is back",
+        ) from None
+    if not have_existed:
+        raise SetupError(
+            f"{settings.listen.host} is not a loopback address, and no keys exist: anyone who"
+            " reaches it could use your token.",
+            hint="make one first, 'keyhole key create NAME', or listen on 127.0.0.1",
+        )
 
 
 @contextmanager

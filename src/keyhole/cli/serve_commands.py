@@ -14,6 +14,7 @@ from keyhole.cli.base import options
 from keyhole.config import Settings
 from keyhole.greeting import Surroundings, greeting
 from keyhole.listening import address_of, listen
+from keyhole.policy.access import is_loopback
 from keyhole.supervisor import Command, keep_after, keep_running, python_module, supervise
 
 
@@ -24,6 +25,10 @@ def serve(config: Path | None, data: Path | None, listen_on: str | None) -> None
     """Serve until Ctrl-C or SIGTERM."""
     settings = main.load_settings(config=config, data=data, listen=listen_on)
     main.make_data_dir(settings.data)
+    if not is_loopback(settings.listen.host.lower()):
+        from keyhole.cli.ledgers import check_address  # noqa: PLC0415  # 30 MB, for few
+
+        check_address(settings)
     with listen(settings.listen) as listener:
         address = address_of(listener)
         found = Surroundings(

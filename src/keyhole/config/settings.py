@@ -37,7 +37,6 @@ from keyhole.config.values import (
     seconds,
     whole,
 )
-from keyhole.policy.access import is_loopback
 from keyhole.policy.pricing import Price
 from keyhole.secret import Secret
 from keyhole.wire.keys import Limits
@@ -67,6 +66,7 @@ _ONCE: Mapping[str, Mapping[str, Check]] = {
     "keys": {"max_stale_s": seconds(1, 864_000)},
     "limits": {"unknown_price": one_of("zero", "refuse")},
     "journal": {
+        "keep": flag,
         "fsync": one_of("never", "interval", "always"),
         "max_bytes": whole(1024**2, 2**50, unit="bytes"),
     },
@@ -147,6 +147,8 @@ class JournalSettings(Struct, frozen=True):
     """When its lines are forced to the disk: by the system, once a second, or each by itself."""
     max_bytes: int = 1024**3
     """Of all its segments together."""
+    keep: bool = True
+    """Whether there is one at all; without, nobody learns what was used."""
 
 
 class LedgerSettings(Struct, frozen=True):
@@ -229,7 +231,7 @@ def load(
         message = "without the built-in routes and with none in this file, nothing would be served"
         document.blame(("server", "builtin_routes"), message, "add a [route.NAME]")
     settings = Settings(
-        listen=_listen(inputs, server.pop("listen", None), document, problems),
+        listen=_listen(inputs, server.pop("listen", None), problems),
         data=data,
         config_path=config_path,
         access=Access(allowed_origins=server.pop("allowed_origins", ())),
@@ -358,9 +360,7 @@ def _find_token(inputs: Inputs, problems: list[Problem]) -> FoundToken | None:
         return None
 
 
-def _listen(
-    inputs: Inputs, of_file: tuple[str, int] | None, document: Document, problems: list[Problem]
-) -> Listen:
+def _listen(inputs: Inputs, of_file: tuple[str, int] | None, problems: list[Problem]) -> Listen:
     """Where to listen: --listen, else the file's, else the default."""
     host, port = of_file or listen(DEFAULT_LISTEN)
     if inputs.listen is not None:
@@ -368,16 +368,6 @@ def _listen(
             host, port = listen(inputs.listen)
         except Wrong as wrong:
             problems.append(Problem("--listen", 0, wrong.message, wrong.hint))
-    if not is_loopback(host.lower()):
-        message = (
-            f"{host} is not a loopback address, and no keys exist:"
-            " anyone who reaches it could use your token"
-        )
-        hint = "listen on 127.0.0.1, and reach it from elsewhere through ssh -L or a VPN"
-        if inputs.listen is None:
-            document.blame(("server", "listen"), message, hint)
-        else:
-            problems.append(Problem("--listen", 0, message, hint))
     return Listen(host, port)
 
 

@@ -47,8 +47,8 @@ class MemoryCounters:
     """The port `Counters`, in memory. For one thread.
 
     `now_ms` is UTC's clock, asked when a tally is made; `look_up` brings what a tally that is new
-    here has spent before; `kept_keys` is up to how many none is forgotten, for what is known of
-    one costs some microseconds to make again.
+    here has spent of its budget before, or raises GatewayError; `kept_keys` is up to how many none
+    is forgotten, for what is known of one costs some microseconds to make again.
     """
 
     def __init__(
@@ -69,11 +69,14 @@ class MemoryCounters:
         self._known: dict[str, _Known] = {}
         """By key id."""
         self._restored: dict[Name, list[Spent]] = {}
-        self._out_of_credits: dict[str, int] = {}
+        self.credits_gone: dict[str, int] = {}
         """When each of these upstreams said so, in milliseconds."""
 
     def restore(self, spent: Iterable[tuple[Name, Spent]]) -> None:
-        """Remember what was spent before this process; for tallies that are made from now on."""
+        """Remember what was spent before this process, for tallies that are made from now on.
+
+        The first tally of such a name is made of that, and nothing is looked up.
+        """
         for name, amount in spent:
             self._restored.setdefault(name, []).append(amount)
 
@@ -116,34 +119,29 @@ class MemoryCounters:
 
     def out_of_credits(self, upstream: str, now_ms: int) -> None:
         """As the port says."""
-        self._out_of_credits[upstream] = now_ms
+        self.credits_gone[upstream] = now_ms
 
     def check_credits(self, upstream: str, now_ms: int) -> None:
         """As the port says."""
-        since_ms = self._out_of_credits.get(upstream)
+        since_ms = self.credits_gone.get(upstream)
         if since_ms is None:
             return
         if upstream_credits.are_gone(since_ms, now_ms):
             raise upstream_credits.refusal(upstream, since_ms)
-        del self._out_of_credits[upstream]
+        del self.credits_gone[upstream]
 
     def clear_credits(self, upstream: str) -> None:
         """As the port says."""
-        self._out_of_credits.pop(upstream, None)
+        self.credits_gone.pop(upstream, None)
 
     def hear(self, marks: Iterable[Mark]) -> None:
         """Take over what others were told of credits, and what the operator took back."""
         for mark in marks:
-            own_ms = self._out_of_credits.get(mark.upstream)
+            own_ms = self.credits_gone.get(mark.upstream)
             if not mark.is_cleared:
-                self._out_of_credits[mark.upstream] = max(mark.since_ms, own_ms or 0)
+                self.credits_gone[mark.upstream] = max(mark.since_ms, own_ms or 0)
             elif own_ms is not None and own_ms <= mark.since_ms:
-                del self._out_of_credits[mark.upstream]
-
-    @property
-    def credits_gone(self) -> dict[str, int]:
-        """The upstreams whose credits are gone, and since when in milliseconds."""
-        return dict(self._out_of_credits)
+                del self.credits_gone[mark.upstream]
 
     @property
     def tally_count(self) -> int:
@@ -167,18 +165,23 @@ class MemoryCounters:
         """The tally of this name, with these limits and with what it has spent before."""
         tally = self._tallies.get(name)
         is_new = tally is None
+        if tally is not None and self._limits[name] == wanted:
+            return tally
+        # Before anything is changed: where it cannot be known, the next request asks again.
+        spent_before = self._restored.get(name)
+        if spent_before is None:
+            spent_before = [] if wanted.budget is None else list(self._look_up(name))
         if tally is None:
             tally = self._tallies[name] = Tally(place=name[0], name=shown)
-        elif self._limits[name] == wanted:
-            return tally
         tally.name = shown
         self._limits[name] = wanted
         has_new_budget = limits.limit(tally, wanted, self._serial)
         if is_new or has_new_budget:
             now_ms = self._now_ms()
-            for spent in (*self._restored.pop(name, ()), *self._look_up(name)):
+            for spent in spent_before:
                 of_window = spent if is_new else replace(spent, requests=0)
                 limits.restore(tally, of_window, now_ms, self._serial)
+        self._restored.pop(name, None)
         return tally
 
     def _forget_some(self) -> None:

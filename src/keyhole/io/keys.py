@@ -33,7 +33,16 @@ import msgspec
 from keyhole.errors import Code, GatewayError
 from keyhole.ports import Clock
 from keyhole.wire.keys import Key, LiveKey
-from keyhole.wire.mirror import FILE_NAME, FORMAT, MARKER_NAME, Mark, Offset, Spent, decode_key
+from keyhole.wire.mirror import (
+    FILE_NAME,
+    FORMAT,
+    MARKER_NAME,
+    Mark,
+    Offset,
+    Scope,
+    Spent,
+    decode_key,
+)
 
 LOOK_S = 0.2
 MAX_HELD_KEYS = 4096
@@ -60,6 +69,7 @@ _CHANGED = (
     "SELECT digest, keys.value, groups.value FROM keys"
     " LEFT JOIN groups ON groups.name = group_name WHERE keys.version > ? LIMIT ?"
 )
+_SPENT = "SELECT period, began_ms, microusd, tokens FROM spent WHERE scope = ? AND name = ?"
 
 
 class NoKeys:
@@ -150,10 +160,10 @@ class MirroredKeys:
         self._tracked[digest] = live
         return self._hold(digest, live)
 
-    def spent(self) -> list[Spent]:
-        """What was used of budgets, up to `offsets`; raises GatewayError."""
-        rows = self._select("SELECT scope, name, period, began_ms, microusd, tokens FROM spent")
-        return [Spent(scope, name, period or None, *rest) for scope, name, period, *rest in rows]
+    def spent(self, scope: Scope, name: str) -> list[Spent]:
+        """What was used of a budget, up to `offsets`; raises GatewayError."""
+        rows = self._select(_SPENT, scope, name)
+        return [Spent(scope, name, period or None, *rest) for period, *rest in rows]
 
     def offsets(self) -> list[Offset]:
         """Up to where the journals are in the ledger; raises GatewayError."""

@@ -10,6 +10,7 @@ manager; one future for each time that it has to wait. What that brings: bench/t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import warnings
 from collections.abc import Mapping
@@ -173,7 +174,26 @@ class PooledTransport:
     ) -> UpstreamResponse:
         """As the port says."""
         pool = self._pool(request.upstream)
-        connection = await self._ask(pool, request, request_id, timeouts, wants_all=True)
+        message = Sealed(pool.writer.write(request, request_id))
+        began_s = self._loop.time()
+        connection = pool.take()
+        if connection is None:
+            connection = await pool.obtain(began_s=began_s, timeouts=timeouts)
+        try:  # what `_ask` does, without its coroutine
+            await connection.ask(
+                message,
+                began_s=began_s,
+                timeouts=timeouts,
+                is_head_request=request.method == "HEAD",
+                wants_all=True,
+            )
+        except StaleError:
+            connection = await self._ask_anew(
+                pool, connection, request, message, began_s, timeouts, wants_all=True
+            )
+        except BaseException:
+            pool.discard(connection)
+            raise
         response = connection.take_whole()
         pool.release(connection)
         return response
@@ -193,37 +213,51 @@ class PooledTransport:
         self._wheel.close()
 
     async def _ask(
-        self,
-        pool: Pool,
-        request: UpstreamRequest,
-        request_id: str,
-        timeouts: Timeouts,
-        *,
-        wants_all: bool = False,
+        self, pool: Pool, request: UpstreamRequest, request_id: str, timeouts: Timeouts
     ) -> Connection:
-        """A connection on which the response's head has come, or all of it.
-
-        The caller gives it back.
-        """
+        """A connection on which the response's head has come. The caller gives it back."""
         message = Sealed(pool.writer.write(request, request_id))
-        is_head_request = request.method == "HEAD"
         began_s = self._loop.time()
         connection = pool.take()
         if connection is None:
             connection = await pool.obtain(began_s=began_s, timeouts=timeouts)
         try:
+            await connection.ask(
+                message,
+                began_s=began_s,
+                timeouts=timeouts,
+                is_head_request=request.method == "HEAD",
+            )
+        except StaleError:
+            return await self._ask_anew(pool, connection, request, message, began_s, timeouts)
+        except BaseException:
+            pool.discard(connection)
+            raise
+        return connection
+
+    async def _ask_anew(
+        self,
+        pool: Pool,
+        connection: Connection,
+        request: UpstreamRequest,
+        message: Sealed,
+        began_s: float,
+        timeouts: Timeouts,
+        *,
+        wants_all: bool = False,
+    ) -> Connection:
+        """The same, in place of a connection that died before the request arrived."""
+        try:
             while True:
-                try:
+                connection = await pool.replace(connection, began_s=began_s, timeouts=timeouts)
+                with contextlib.suppress(StaleError):
                     await connection.ask(
                         message,
                         began_s=began_s,
                         timeouts=timeouts,
-                        is_head_request=is_head_request,
+                        is_head_request=request.method == "HEAD",
                         wants_all=wants_all,
                     )
-                except StaleError:
-                    connection = await pool.replace(connection, began_s=began_s, timeouts=timeouts)
-                else:
                     return connection
         except BaseException:
             pool.discard(connection)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any, Literal
 
 import msgspec
@@ -21,7 +22,6 @@ from sqlalchemy import (
     Connection,
     Table,
     bindparam,
-    case,
     delete,
     func,
     select,
@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from keyhole.ledger.database import Database
-from keyhole.ledger.lines import Line, Place, clean, place_of, sort_lines
+from keyhole.ledger.lines import Line, Place, Row, Sorted, clean, place_of, row_of, sort_lines
 from keyhole.ledger.schema import (
     ATTEMPTS,
     CHANGES,
@@ -43,7 +43,7 @@ from keyhole.ledger.schema import (
     SEGMENTS,
     SPENT,
 )
-from keyhole.ledger.sums import DAY_MS, HOUR_MS, KINDS, Row, Sums
+from keyhole.ledger.sums import DAY_MS, HOUR_MS, KINDS, Sums
 from keyhole.wire.books import OUT_OF_CREDITS, Intent, Receipt
 
 Kept = Literal["attempts", "hourly", "daily"]
@@ -52,6 +52,8 @@ Kept = Literal["attempts", "hourly", "daily"]
 CLEARED = "cleared"
 """In place of a mark's reason: the operator took it back."""
 
+_OF_MARKS = itemgetter(2, 8, 10, 11)
+_VERSION = select(CHANGES.c.version).where(CHANGES.c.name == "books")
 _ASKED_AT_ONCE = 1000
 _FETCHED_AT_ONCE = 2000
 _PERIODS = ("hour", "day", "month")
@@ -66,6 +68,10 @@ class LostRace(Exception):  # noqa: N818  # an answer, not a failure
         self.found = found
 
 
+class _Known(Exception):  # noqa: N818  # an answer, not a failure
+    """Of some receipts of a batch there are rows already: nothing has been posted."""
+
+
 class Batch(Struct, frozen=True, kw_only=True):
     """Lines of one segment, all between two offsets and in their order."""
 
@@ -77,6 +83,8 @@ class Batch(Struct, frozen=True, kw_only=True):
     lines: Sequence[Line]
     is_sealed: bool = False
     """Whether nothing will ever follow."""
+    is_plain: bool = False
+    """Whether the texts need no mending (`segments.Piece`)."""
 
 
 class Posted(Struct, frozen=True):
@@ -159,17 +167,26 @@ class Books:
         self._database = database
 
     def post(self, batch: Batch) -> Posted:
-        """Post a batch, all of it or nothing; LostRace where another has."""
-        receipts, intents, progress = sort_lines(batch.lines)
+        """Post a batch, all of it or nothing; LostRace where another has.
+
+        As if no row were there yet, which nearly always is so; else once more, asking for each.
+        """
+        found = sort_lines(batch.lines, is_plain=batch.is_plain)
+        try:
+            return self._post(batch, found, is_sure=True)
+        except _Known:
+            return self._post(batch, found, is_sure=False)
+
+    def _post(self, batch: Batch, found: Sorted, *, is_sure: bool) -> Posted:
         with self._database.writing() as connection:
             version = _raise_version(connection)
             _move_offset(connection, batch)
-            new = _insert_attempts(connection, receipts)
+            new = _insert_attempts(connection, found.rows, is_sure=is_sure)
             _count(connection, new, version)
             _mark_upstreams(connection, new)
-            _close_intents(connection, list(receipts))
-            _open_intents(connection, batch, intents, progress)
-            _note_progress(connection, progress)
+            _close_intents(connection, found.ended)
+            _open_intents(connection, batch, found.intents, found.progress)
+            _note_progress(connection, found.progress)
         return Posted(len(new), version)
 
     def interrupt(self, node: str, segment: str) -> list[Receipt]:
@@ -185,11 +202,13 @@ class Books:
             if not connection.execute(select(SEGMENTS.c.is_sealed).where(is_here)).scalar():
                 return []
             found = _read_open(connection, node, segment)
-            receipts = {place_of(one.intent): interrupted(one) for one in found}
-            new = _insert_attempts(connection, receipts)
+            receipts = [interrupted(one) for one in found]
+            rows = [row_of(receipt) for receipt in receipts]
+            new = _insert_attempts(connection, rows, is_sure=False)
             _count(connection, new, version)
-            _close_intents(connection, list(receipts))
-        return new
+            _close_intents(connection, {row[:2] for row in rows})
+        places = {row[:2] for row in new}
+        return [receipt for receipt in receipts if place_of(receipt.intent) in places]
 
     def open_intents(self, node: str, segment: str) -> list[OpenIntent]:
         """The attempts that were begun in a segment and of which no end has been posted."""
@@ -280,15 +299,15 @@ class Books:
 
 
 def interrupted(found: OpenIntent) -> Receipt:
-    """What is booked of an attempt whose end nobody saw: its prompt's bound, and its progress."""
+    """What is booked of an attempt whose end nobody saw: its prompt, estimated, and progress."""
     intent, completion = found.intent, found.completion_tokens
-    millionths = intent.prompt_bound * (intent.prompt_price or 0)
+    millionths = intent.prompt_estimate * (intent.prompt_price or 0)
     millionths += completion * (intent.completion_price or 0)
     return Receipt(
         intent=intent,
         status=0,
         outcome="interrupted",
-        prompt_tokens=intent.prompt_bound,
+        prompt_tokens=intent.prompt_estimate,
         completion_tokens=completion,
         basis="estimated",
         cost_microusd=-(-millionths // 1_000_000),
@@ -303,8 +322,7 @@ def _raise_version(connection: Connection) -> int:
 
 
 def _version(connection: Connection) -> int:
-    query = select(CHANGES.c.version).where(CHANGES.c.name == "books")
-    return int(connection.execute(query).scalar_one())
+    return int(connection.execute(_VERSION).scalar_one())
 
 
 def _insert(connection: Connection, table: Table) -> Any:
@@ -335,88 +353,92 @@ def _known(connection: Connection, table: Table, places: Sequence[Place]) -> set
     return found.intersection(places)
 
 
-def _insert_attempts(connection: Connection, receipts: dict[Place, Receipt]) -> list[Receipt]:
-    """Insert those that have no row yet, and return them."""
-    known = _known(connection, ATTEMPTS, list(receipts))
-    new = [receipts[place] for place in sorted(receipts.keys() - known)]
-    if new:
-        connection.execute(ATTEMPTS.insert(), [_row_of(receipt) for receipt in new])
-    return new
+def _insert_attempts(connection: Connection, rows: list[Row], *, is_sure: bool) -> list[Row]:
+    """Insert those that have no row yet, and return them; _Known where that was thought of all."""
+    if not is_sure:
+        firsts = {row[:2]: row for row in reversed(rows)}
+        known = _known(connection, ATTEMPTS, list(firsts))
+        rows = [row for place, row in sorted(firsts.items()) if place not in known]
+    if _execute_many(connection, _INSERT_ATTEMPT, rows) != len(rows):
+        raise _Known
+    return rows
 
 
-def _row_of(receipt: Receipt) -> Row:
-    intent = receipt.intent
-    return {
-        "exchange_id": intent.exchange_id,
-        "attempt": intent.attempt,
-        "started_at_ms": intent.started_at_ms,
-        "key_id": intent.key_id,
-        "key": intent.key,
-        "group_name": intent.group,
-        "dialect": intent.dialect,
-        "model": intent.model,
-        "upstream": intent.upstream,
-        "target": intent.target,
-        "status": receipt.status,
-        "outcome": receipt.outcome,
-        "prompt_tokens": receipt.prompt_tokens,
-        "completion_tokens": receipt.completion_tokens,
-        "basis": receipt.basis,
-        "cost_microusd": receipt.cost_microusd,
-        "ttft_ms": receipt.ttft_ms,
-        "duration_ms": receipt.duration_ms,
-    }
+def _execute_many(connection: Connection, statement: str, rows: Sequence[Row]) -> int:
+    """Execute a statement with `?` for each row; how many rows of the table that concerned.
+
+    Past SQLAlchemy's own parameters, which cost more than all that SQLite does.
+    """
+    if not rows:
+        return 0
+    if connection.dialect.paramstyle != "qmark":
+        statement = statement.replace("?", "%s")
+    return connection.exec_driver_sql(statement, list(rows)).rowcount
 
 
-def _count(connection: Connection, new: Sequence[Receipt], version: int) -> None:
+def _count(connection: Connection, new: Sequence[Row], version: int) -> None:
     """Add inserted rows to the rollups and to what is spent."""
-    if not new:
-        return
     sums = Sums(new)
-    for table, rows in ((HOURLY, sums.hourly()), (DAILY, sums.daily())):
-        insert = _insert(connection, table)
-        keys = [column.name for column in table.primary_key]
-        grown = {
-            column.name: column + insert.excluded[column.name]
-            for column in table.columns
-            if column.name not in keys
-        }
-        connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=grown), rows)
-    if spent := sums.spent():
-        _add_spent(connection, [row | {"version": version} for row in spent])
+    _execute_many(connection, _ADD_HOURLY, sums.hourly())
+    _execute_many(connection, _ADD_DAILY, sums.daily())
+    _execute_many(connection, _ADD_SPENT, sums.spent(version))
 
 
-def _add_spent(connection: Connection, rows: list[Row]) -> None:
+def _inserting(table: Table) -> str:
+    """An INSERT of all columns, in the schema's order; the same in both dialects."""
+    names = ", ".join(f'"{column.name}"' for column in table.columns)
+    values = ", ".join("?" * len(table.columns))
+    return f"INSERT INTO {table.name} ({names}) VALUES ({values})"  # noqa: S608  # ours alone
+
+
+def _adding(table: Table, grown: dict[str, str]) -> str:
+    """An INSERT that changes the row that is there, by expressions of `old` and `new`."""
+    keys = ", ".join(column.name for column in table.primary_key)
+    changes = ", ".join(
+        f"{name} = {value.replace('old.', table.name + '.').replace('new.', 'excluded.')}"
+        for name, value in grown.items()
+    )
+    return f"{_inserting(table)} ON CONFLICT ({keys}) DO UPDATE SET {changes}"
+
+
+def _adding_sums(table: Table) -> str:
+    amounts = [column.name for column in table.columns if not column.primary_key]
+    return _adding(table, {name: f"old.{name} + new.{name}" for name in amounts})
+
+
+def _adding_spent() -> str:
     """Add to the same window, replace an earlier one, leave a later one as it is."""
-    insert = _insert(connection, SPENT)
-    new, old = insert.excluded, SPENT.c
-    grown = {
-        "version": new.version,
-        "total_microusd": old.total_microusd + new.total_microusd,
-        "total_tokens": old.total_tokens + new.total_tokens,
-    }
+    grown = {"version": "new.version"}
+    grown |= {name: f"old.{name} + new.{name}" for name in ("total_microusd", "total_tokens")}
     for period in _PERIODS:
         start = f"{period}_ms"
-        for amount in (f"{period}_microusd", f"{period}_tokens"):
-            grown[amount] = case(
-                (old[start] == new[start], old[amount] + new[amount]),
-                (old[start] < new[start], new[amount]),
-                else_=old[amount],
+        for name in (f"{period}_microusd", f"{period}_tokens"):
+            grown[name] = (
+                f"CASE WHEN old.{start} = new.{start} THEN old.{name} + new.{name}"
+                f" WHEN old.{start} < new.{start} THEN new.{name} ELSE old.{name} END"
             )
-        grown[start] = case((old[start] < new[start], new[start]), else_=old[start])
-    connection.execute(
-        insert.on_conflict_do_update(index_elements=["kind", "name"], set_=grown), rows
-    )
+        grown[start] = f"CASE WHEN old.{start} < new.{start} THEN new.{start} ELSE old.{start} END"
+    return _adding(SPENT, grown)
+
+
+_INSERT_ATTEMPT = f"{_inserting(ATTEMPTS)} ON CONFLICT DO NOTHING"
+_INSERT_OPEN = f"{_inserting(OPEN_INTENTS)} ON CONFLICT DO NOTHING"
+_CLOSE = "DELETE FROM open_intents WHERE exchange_id = ? AND attempt = ?"
+_ADD_HOURLY, _ADD_DAILY, _ADD_SPENT = _adding_sums(HOURLY), _adding_sums(DAILY), _adding_spent()
 
 
 def _is_place(table: Table) -> Any:
     return (table.c.exchange_id == bindparam("id")) & (table.c.attempt == bindparam("number"))
 
 
-def _close_intents(connection: Connection, places: Sequence[Place]) -> None:
-    if closed := _known(connection, OPEN_INTENTS, places):
-        rows = [{"id": place[0], "number": place[1]} for place in sorted(closed)]
-        connection.execute(delete(OPEN_INTENTS).where(_is_place(OPEN_INTENTS)), rows)
+def _close_intents(connection: Connection, ended: set[Place]) -> None:
+    """Few are open at a time: they are looked for among the ended, not these among the open."""
+    some = max(len(ended), _ASKED_AT_ONCE)
+    found = select(OPEN_INTENTS.c.exchange_id, OPEN_INTENTS.c.attempt).limit(some)
+    opened = connection.execute(found).fetchall()
+    if len(opened) < some:
+        ended = ended.intersection(map(tuple, opened))
+    _execute_many(connection, _CLOSE, sorted(ended))
 
 
 def _open_intents(
@@ -424,20 +446,12 @@ def _open_intents(
 ) -> None:
     """Keep those whose end has not been posted, by way of another segment."""
     ended = _known(connection, ATTEMPTS, list(intents))
-    rows = [
-        {
-            "exchange_id": place[0],
-            "attempt": place[1],
-            "node": batch.node,
-            "segment": batch.segment,
-            "intent": msgspec.json.encode(intent).decode(),
-            "completion_tokens": progress.get(place, 0),
-        }
-        for place, intent in sorted(intents.items())
-        if place not in ended
-    ]
-    if rows:
-        connection.execute(_insert(connection, OPEN_INTENTS).on_conflict_do_nothing(), rows)
+    rows = []
+    for place, intent in sorted(intents.items()):
+        if place not in ended:
+            told = msgspec.json.encode(intent).decode()
+            rows.append((*place, batch.node, batch.segment, told, progress.get(place, 0)))
+    _execute_many(connection, _INSERT_OPEN, rows)
 
 
 def _note_progress(connection: Connection, progress: dict[Place, int]) -> None:
@@ -470,13 +484,13 @@ def _read_offsets(connection: Connection, node: str | None) -> Iterator[Offset]:
         yield Offset(row.node, row.segment, row.offset, row.is_sealed, row.opened)
 
 
-def _mark_upstreams(connection: Connection, receipts: Iterable[Receipt]) -> None:
+def _mark_upstreams(connection: Connection, rows: Iterable[Row]) -> None:
     """Mark those that said in one of these attempts that their credits are gone."""
     said: dict[str, int] = {}
-    for receipt in receipts:
-        if receipt.status == OUT_OF_CREDITS and receipt.outcome == "upstream_error":
-            name, since_ms = receipt.intent.upstream, receipt.intent.started_at_ms
-            said[name] = max(said.get(name, 0), since_ms)
+    for row in rows:
+        since_ms, upstream, status, outcome = _OF_MARKS(row)
+        if status == OUT_OF_CREDITS and outcome == "upstream_error":
+            said[upstream] = max(said.get(upstream, 0), since_ms)
     for name in sorted(said):
         _put_mark(connection, name, str(OUT_OF_CREDITS), said[name])
 

@@ -38,6 +38,10 @@ PATIENCE_S = 5.0
 MIGRATION_LOCK = 0x6B65_7968_6F6C_6531
 """The number of PostgreSQL's advisory lock: "keyhole1" in ASCII."""
 
+PAGE_BYTES = 8192
+"""Of a new SQLite file. Rows of 270 bytes that come by the thousand fill twice as many at 4096,
+which is what SQLite takes by itself: 0.4 us an attempt."""
+
 _PRAGMAS = (
     "journal_mode = WAL",
     "synchronous = FULL",
@@ -171,6 +175,7 @@ class Database:
         def steps(current: tuple[str, ...], _context: MigrationContext) -> Any:
             return script._upgrade_revs("heads", current or None)  # type: ignore[arg-type]  # noqa: SLF001
 
+        # The steps' `alembic.op` is one for the whole process: no other ledger meanwhile.
         context = MigrationContext.configure(connection, opts={"fn": steps})
         self._refuse_newer(context.get_current_heads(), script)
         try:
@@ -224,6 +229,7 @@ def _make_private_file(path: Path) -> None:
         made, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         os.close(made)
         with contextlib.closing(sqlite3.connect(name)) as connection:
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             connection.execute("PRAGMA journal_mode = WAL")
         with contextlib.suppress(FileExistsError):
             os.link(name, path)

@@ -82,6 +82,9 @@ class Everything(Struct, frozen=True):
     """As they come from the database, while the transaction is open."""
 
 
+_VERSION = select(CHANGES.c.version).where(CHANGES.c.name == "keys")
+
+
 class KeyStore:
     """The keys of one ledger. Every method raises LedgerUnavailable where it is not there."""
 
@@ -329,8 +332,7 @@ def _raise_version(connection: Connection) -> int:
 
 
 def _version(connection: Connection) -> int:
-    query = select(CHANGES.c.version).where(CHANGES.c.name == "keys")
-    return int(connection.execute(query).scalar_one())
+    return int(connection.execute(_VERSION).scalar_one())
 
 
 def _held_names(connection: Connection, names: Sequence[str]) -> set[str]:

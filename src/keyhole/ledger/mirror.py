@@ -83,10 +83,8 @@ class Mirror:
         *,
         have_existed: bool,
         looked_at_ms: int,
-        spent: Iterable[Spent] | None = None,
-        offsets: Iterable[Offset] | None = None,
     ) -> None:
-        """Make it hold these keys and no others; `spent` and `offsets` as in `update`.
+        """Make it hold these keys and no others.
 
         Raises MirrorError; where it says that the mirror was damaged, an empty one has taken its
         place, and calling again fills it.
@@ -109,7 +107,6 @@ class Mirror:
                 )
             self._put_groups(groups.values(), version)
             self._run("DELETE FROM temp.seen")
-            self._put_sums(spent, offsets)
             self._put_meta(version, have_existed=have_existed, looked_at_ms=looked_at_ms)
         with contextlib.suppress(sqlite3.Error):  # a reader is in the way; another time
             self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -123,13 +120,10 @@ class Mirror:
         groups: Iterable[Group] = (),
         removed: Iterable[bytes] = (),
         have_existed: bool = False,
-        spent: Iterable[Spent] | None = None,
-        offsets: Iterable[Offset] | None = None,
     ) -> None:
         """Tell what is new since: keys that were made or changed, with their groups.
 
-        `removed` are the digests of keys that there are no more. `spent` and `offsets` take the
-        place of all that were told before; None leaves them. `looked_at_ms` is the last time at
+        `removed` are the digests of keys that there are no more. `looked_at_ms` is the last time at
         which the database could be asked. That keys have existed is never taken back. Raises
         MirrorError as `rebuild` does.
         """
@@ -142,7 +136,6 @@ class Mirror:
                 [(version, digest) for digest in removed],
             )
             self._put_groups(found.values(), version)
-            self._put_sums(spent, offsets)
             self._put_meta(version, have_existed=have_existed, looked_at_ms=looked_at_ms)
 
     def mark(self, marks: Iterable[Mark], *, looked_at_ms: int) -> None:
@@ -154,6 +147,35 @@ class Mirror:
             self._run("DELETE FROM marks")
             rows = [(mark.upstream, mark.since_ms, int(mark.is_cleared)) for mark in marks]
             self._many("INSERT INTO marks VALUES (?, ?, ?)", rows)
+            self._put_meta(version, have_existed=False, looked_at_ms=looked_at_ms)
+
+    def update_spent(
+        self,
+        spent: Iterable[Spent],
+        offsets: Iterable[Offset],
+        *,
+        looked_at_ms: int,
+        is_all: bool = False,
+    ) -> None:
+        """Tell what was spent, and up to where the journals are counted in it.
+
+        `offsets` take the place of all that were told before; `spent` of what was told of the
+        same key, group or upstream and period, or with `is_all` of everything. Raises MirrorError
+        as `rebuild` does.
+        """
+        with self._written() as version:
+            if is_all:
+                self._run("DELETE FROM spent")
+            for batch in _batches(spent):
+                rows = [
+                    (each.scope, each.name, each.period or "", *_amounts(each)) for each in batch
+                ]
+                self._many("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._run("DELETE FROM offsets")
+            self._many(
+                "INSERT INTO offsets VALUES (?, ?, ?)",
+                [(offset.node, offset.segment, offset.offset) for offset in offsets],
+            )
             self._put_meta(version, have_existed=False, looked_at_ms=looked_at_ms)
 
     def close(self) -> None:
@@ -172,20 +194,6 @@ class Mirror:
     def _put_groups(self, groups: Iterable[Group], version: int) -> None:
         rows = [(group.name, encode_group(group), version) for group in groups]
         self._many(_UPSERT_GROUP, rows)
-
-    def _put_sums(self, spent: Iterable[Spent] | None, offsets: Iterable[Offset] | None) -> None:
-        if spent is not None:
-            self._run("DELETE FROM spent")
-            rows = [
-                (s.scope, s.name, s.period or "", s.began_ms, s.microusd, s.tokens) for s in spent
-            ]
-            self._many("INSERT INTO spent VALUES (?, ?, ?, ?, ?, ?)", rows)
-        if offsets is not None:
-            self._run("DELETE FROM offsets")
-            self._many(
-                "INSERT INTO offsets VALUES (?, ?, ?)",
-                [(offset.node, offset.segment, offset.offset) for offset in offsets],
-            )
 
     def _put_meta(self, version: int, *, have_existed: bool, looked_at_ms: int) -> None:
         """The last step: without a change of a key or a group, the version stays."""
@@ -314,6 +322,10 @@ class Mirror:
         if self._database is None:
             raise MirrorError(f"{self._path} is closed")
         self._database.executemany(statement, rows)
+
+
+def _amounts(spent: Spent) -> tuple[int, int, int]:
+    return spent.began_ms, spent.microusd, spent.tokens
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

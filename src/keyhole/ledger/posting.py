@@ -21,7 +21,6 @@ from msgspec import Struct
 
 from keyhole.ledger.books import Batch, Books, LostRace
 from keyhole.ledger.segments import (
-    CHUNK_BYTES,
     Damage,
     Segment,
     list_segments,
@@ -34,7 +33,11 @@ ASIDE = "damaged"
 ASIDE_BYTES = 16 * 1024 * 1024
 """What is kept in it at most, of all damage; more is only told."""
 LOOK_BYTES = 128 * 1024
-"""What is read at first of a segment, which nearly always is all."""
+"""What is read of a segment where little happens, which nearly always is all."""
+POST_BYTES = 2 * 1024 * 1024
+"""What is read and posted at once at most: some 4,500 attempts, in 10 MB of memory.
+
+What is done for each transaction, and for each name in it, is then done for many attempts."""
 
 Say = Callable[[str], None]
 
@@ -65,6 +68,8 @@ class Poster:
         self._say = say
         self._offsets: dict[tuple[str, str], int] | None = None
         """Up to where the books are; None while that has to be asked."""
+        self._size = LOOK_BYTES
+        """What is read at once: as much as all of what the last pass found, and more."""
         self._is_done: set[SegmentName] = set()
         """Segments that a pass before has found done with."""
 
@@ -139,6 +144,7 @@ class Poster:
                 interrupted += len(self._books.interrupt(name.node, name.file))
                 self._is_done.add(name)
         self._is_done.intersection_update(names)
+        self._size = min(max(LOOK_BYTES, 2 * read_bytes), POST_BYTES)
         return Passed(
             attempts=attempts + interrupted,
             interrupted=interrupted,
@@ -150,12 +156,12 @@ class Poster:
         """Post a segment to its end; of each batch how many rows it added, and its bytes."""
         assert self._offsets is not None  # noqa: S101  # the caller has asked
         place = (name.node, name.file)
-        offset, size = self._offsets.get(place, 0), LOOK_BYTES
+        offset, size = self._offsets.get(place, 0), self._size
         with contextlib.suppress(FileNotFoundError), self._open(name) as segment:
             if is_sealed:
                 segment.seal()
             while True:
-                piece = segment.read(offset, size)
+                piece = segment.read(offset, size, is_brief=True)
                 for damage in piece.damage:
                     self._keep_aside(name, segment, damage)
                 is_end = piece.is_last and is_sealed
@@ -167,6 +173,7 @@ class Poster:
                         ends_at=piece.offset,
                         lines=piece.lines,
                         is_sealed=is_end,
+                        is_plain=piece.is_plain,
                     )
                     inserted = self._books.post(batch).inserted
                     self._offsets[place] = piece.offset
@@ -174,7 +181,7 @@ class Poster:
                     offset = piece.offset
                 if piece.is_last:
                     return
-                size = CHUNK_BYTES
+                size = POST_BYTES
 
     def _open(self, name: SegmentName) -> Segment:
         return Segment(self._directory / name.file)

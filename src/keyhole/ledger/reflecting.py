@@ -1,13 +1,13 @@
 """The ledger into the mirror: what workers need to know of keys, and of what was spent.
 
 It decides when the mirror is told again and what of the books it needs; `mirror` writes the file.
-Nothing of it is in memory but two versions, so that a million keys cost nothing here. The version
-of the keys is also in a file beside the mirror, written behind it: a clerk that starts tells the
-mirror what is new since, and everything only where that file does not fit the ledger.
+Nothing of it is in memory but two versions, so that a million keys cost nothing here. They are also
+in a file beside the mirror, written behind it: a clerk that starts tells the mirror what is new
+since, and everything only where that file does not fit the ledger.
 
-What was spent is a snapshot with the offsets that it counts up to. A worker that starts takes it,
-and adds the lines of the journal behind these offsets; so a segment must not be deleted before
-the snapshot has passed it (`spent`, then `Poster.remove`).
+What was spent is told of those alone who have spent since, with the offsets that it counts up to.
+A worker that starts adds the lines of the journal behind these offsets; so a segment must not be
+deleted before they have passed it (`spent`, then `Poster.remove`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from keyhole.ledger import books as ledger_books
 from keyhole.ledger.books import Books, Standing
@@ -28,27 +30,36 @@ LOOK_EVERY_MS = 2000
 """How often the mirror is told that the database was there, where nothing else is to be told."""
 
 
+class Seen(Struct, frozen=True):
+    """Which versions of a ledger the mirror has at least."""
+
+    keys: int
+    spent: int | None = None
+    """Of the books; None where what was spent has not been told."""
+
+
 class SeenFile:
-    """Which version of which ledger's keys the mirror has at least."""
+    """What the mirror has seen of which ledger, for the next clerk."""
 
     def __init__(self, data: Path, ledger: str) -> None:
         """`ledger` names it; it may hold no password."""
         self._path = data / "keys.mirror-seen"
         self._ledger = hashlib.sha256(ledger.encode()).hexdigest()
 
-    def read(self) -> int | None:
-        """The version; None where it is not known, or another ledger's."""
+    def read(self) -> Seen | None:
+        """What is remembered; None where nothing is, or another ledger's."""
         try:
-            ledger, version = self._path.read_text().split()
-            return int(version) if ledger == self._ledger else None
-        except (OSError, ValueError):
+            ledger, keys, *spent = self._path.read_text().split()
+            return Seen(int(keys), *map(int, spent)) if ledger == self._ledger else None
+        except (OSError, ValueError, TypeError):
             return None
 
-    def write(self, version: int) -> None:
-        """Remember a version that the mirror has; raises OSError."""
+    def write(self, seen: Seen) -> None:
+        """Remember what the mirror has; raises OSError."""
+        spent = "" if seen.spent is None else f" {seen.spent}"
         draft = self._path.with_name(f"{self._path.name}.new")
         draft.touch(mode=0o600)
-        draft.write_text(f"{self._ledger} {version}\n")
+        draft.write_text(f"{self._ledger} {seen.keys}{spent}\n")
         draft.replace(self._path)
 
 
@@ -60,11 +71,12 @@ class Reflection:
         self._keys = keys
         self._books = books
         self._mirror = mirror
-        self._version: int | None = None if mirror.is_empty else seen.read()
+        had = None if mirror.is_empty else seen.read()
+        self._version: int | None = None if had is None else had.keys
         """Of the keys in the mirror; None while it has to be made anew."""
         self._told_ms = 0
-        self._spent_version: int | None = None
         self._marks: list[Mark] | None = None
+        self._spent_version: int | None = None if had is None else had.spent
 
     def keys(self, now_ms: int) -> bool:
         """Tell the mirror what is new of the keys; whether there was anything.
@@ -91,7 +103,7 @@ class Reflection:
             have_existed=bool(changes.keys),
         )
         self._told_ms, self._version = now_ms, changes.version
-        self._seen.write(changes.version)
+        self._remember()
         return True
 
     def spent(self, now_ms: int) -> bool:
@@ -99,7 +111,10 @@ class Reflection:
 
         True where any of it was new. Raises as `keys` does.
         """
-        with self._books.standing() as standing:
+        had = -1 if self._spent_version is None else self._spent_version
+        if self._books.version() < had:  # another ledger, or an older state of it
+            had = -1
+        with self._books.standing(since=had) as standing:
             if standing.version == self._spent_version:
                 return False
             version, self._version, self._spent_version = self._version, None, None
@@ -109,13 +124,15 @@ class Reflection:
                 self._marks = None
                 self._mirror.mark(marks, looked_at_ms=now_ms)
                 self._marks = marks
-            self._mirror.update(
+            self._mirror.update_spent(
+                _spent(standing, now_ms),
+                [Offset(one.node, one.segment, one.offset) for one in standing.offsets],
                 looked_at_ms=now_ms,
-                spent=_spent(standing, now_ms),
-                offsets=[Offset(one.node, one.segment, one.offset) for one in standing.offsets],
+                is_all=had < 0,
             )
             self._told_ms, self._spent_version = now_ms, standing.version
             self._version = version
+        self._remember()
         return True
 
     def _update(self, now_ms: int) -> None:
@@ -129,8 +146,12 @@ class Reflection:
             self._mirror.rebuild(everything.keys, have_existed=have_existed, looked_at_ms=now_ms)
             # A group without a key is told when it gets its first one.
             self._version, self._told_ms = everything.version, now_ms
-        self._seen.write(everything.version)
         self._spent_version = self._marks = None
+        self._remember()
+
+    def _remember(self) -> None:
+        if self._version is not None:
+            self._seen.write(Seen(self._version, self._spent_version))
 
 
 def _spent(standing: Standing, now_ms: int) -> Iterator[Spent]:

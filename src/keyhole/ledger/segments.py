@@ -31,9 +31,11 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, Self
+from zlib import crc32
 
 from msgspec import Struct, structs
 
+from keyhole.ledger.lines import MAX_TEXT_CHARS
 from keyhole.wire.books import Intent, Receipt
 from keyhole.wire.lines import (
     MAX_LINE_BYTES,
@@ -41,13 +43,17 @@ from keyhole.wire.lines import (
     Damaged,
     Line,
     SegmentName,
+    decode_bodies,
     decode_line,
+    is_whole,
     read_name,
 )
 
 CHUNK_BYTES = 256 * 1024
 """What is read at once: some thousand lines."""
 
+_PLAIN_BODY_BYTES = MAX_TEXT_CHARS + 50
+"""An intent's JSON has 51 bytes beside its texts, a receipt's 88."""
 _BEGINNING = re.compile(rb'[0-9a-f]{8} \["[ipr]",')
 """How a line begins. In the middle of one it cannot stand: JSON has quotes escaped in texts."""
 
@@ -70,6 +76,8 @@ class Piece(Struct, frozen=True):
     """Where the next piece begins."""
     is_last: bool
     """Whether there was nothing more: not yet, or, of a sealed segment, for good."""
+    is_plain: bool = False
+    """Whether the texts are known to be such as every database takes (`lines.clean`)."""
 
 
 def list_segments(directory: Path) -> list[SegmentName]:
@@ -147,10 +155,11 @@ class Segment:
             os.truncate(self.path, end)
         return size - end
 
-    def read(self, offset: int, size: int = CHUNK_BYTES) -> Piece:
+    def read(self, offset: int, size: int = CHUNK_BYTES, *, is_brief: bool = False) -> Piece:
         """The whole lines of the `size` bytes from there on; raises OSError, and nothing else.
 
-        `size` is taken as at least twice the longest line.
+        `size` is taken as at least twice the longest line. A brief reading may leave out an
+        intent whose receipt stands in the same piece: the receipt repeats it.
         """
         size = max(size, 2 * MAX_LINE_BYTES)
         is_sealed = self.is_sealed
@@ -161,18 +170,23 @@ class Segment:
         if b"\0" in whole:
             # Maybe it was written while it was read: a second look tells that from damage.
             whole = self._read_at(end, offset)
-        lines: list[Line] = []
         damage: list[Damage] = []
-        _read_lines(whole, offset, lines, damage)
+        bodies = _read_briefly(whole) if is_brief else None
+        lines = None if bodies is None else decode_bodies(bodies)
+        is_plain = lines is not None and _is_plain(whole, bodies or [])
+        if lines is None:
+            lines = []
+            _read_lines(whole, offset, lines, damage)
         position = offset + end
         is_full = len(data) == size
+        piece = Piece(lines, damage, position, not is_full, is_plain)
         if not rest:
-            return Piece(lines, damage, position, is_last=not is_full)
+            return piece
         if is_full and not rest.endswith(b"\0") and len(rest) < MAX_LINE_BYTES:
-            return Piece(lines, damage, position, is_last=False)
+            return piece
         if not is_sealed and (rest.endswith(b"\0") or not is_full):
-            return Piece(lines, damage, position, is_last=True)
-        return self._skip(position, rest, Piece(lines, damage, position, is_last=False))
+            return structs.replace(piece, is_last=True)
+        return self._skip(position, rest, structs.replace(piece, is_last=False))
 
     def _read_at(self, size: int, position: int) -> bytes:
         return os.pread(self._descriptor, size, position)
@@ -185,7 +199,9 @@ class Segment:
             damage = Damage(position, beyond - position, "form")
             return structs.replace(piece, damage=[*piece.damage, damage], offset=beyond)
         damaged = [Damage(position, used, "torn")] if used else []
-        return Piece(piece.lines, piece.damage + damaged, position + used, is_last=True)
+        return structs.replace(
+            piece, damage=piece.damage + damaged, offset=position + used, is_last=True
+        )
 
     def _find_more(self, position: int) -> int | None:
         """Where the next byte is that is no NUL; None if there is none."""
@@ -195,6 +211,34 @@ class Segment:
                 return position + len(data) - len(begun)
             position += len(data)
         return None
+
+
+def _read_briefly(data: bytes) -> list[bytes] | None:
+    """The JSON in a text that ends with a newline; None where a line of it is damaged.
+
+    Intents with a receipt are left out, by their bytes alone: they stand in the receipt again, up
+    to the first bracket behind. (An intent whose names have one in them is found among the rest.)
+    """
+    intents: dict[bytes, bytes] = {}
+    bodies: list[bytes] = []
+    for raw in data.split(b"\n")[:-1]:
+        body = raw[9:]
+        if body.startswith(b'["i"'):
+            intents[body] = raw
+        elif raw[:9] == b"%08x " % crc32(body):  # is_whole, without its call
+            bodies.append(body)
+            intents.pop(body[5 : body.find(b"]", 5) + 1], None)
+        else:
+            return None
+    if not all(map(is_whole, intents.values())):
+        return None
+    return [*intents, *bodies]
+
+
+def _is_plain(data: bytes, bodies: list[bytes]) -> bool:
+    """Whether there is nothing but ASCII without escapes, in texts of at most MAX_TEXT_CHARS."""
+    longest = max(map(len, bodies), default=0)
+    return data.isascii() and b"\\" not in data and longest <= _PLAIN_BODY_BYTES
 
 
 def _read_lines(data: bytes, position: int, lines: list[Line], damage: list[Damage]) -> None:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     literal,
     select,
     tuple_,
+    union,
     union_all,
 )
 
@@ -50,6 +51,10 @@ MAX_ROWS = 10_000
 MAX_NAMES = 1000
 """Of one answer that has a limit."""
 _MAX_STARTS = 400
+_SHARES = 40
+"""Who is shown has at least this part of what each would have if those shown had shared all: with
+a million keys, of which the k-th is used 1/k as often as the first, it is a fourteenth."""
+_MAX_BUSY = 1000
 
 _AMOUNTS = ("requests", "errors", "prompt_tokens", "completion_tokens", "cost_microusd")
 
@@ -123,6 +128,9 @@ class Attempt(Struct, frozen=True, kw_only=True):
         """The object that `keyhole usage --rows --json` prints; `started_at` as in RFC 3339."""
         fields = msgspec.structs.asdict(self)
         fields["started_at"] = in_words(fields.pop("started_at_ms"))
+        for name in ("ttft_ms", "duration_ms"):
+            if fields[name] is not None:
+                fields[name] = round(fields[name], 3)
         return fields
 
 
@@ -154,15 +162,14 @@ class UsageReader:
             since_ms, until_ms = widen(since_ms, until_ms, _read_forgotten(connection))
             first_ms, end_ms = _read_extent(connection)
             parts = pieces(max(since_ms, first_ms), min(until_ms, end_ms))
-            total = connection.execute(_summed(parts, "all")).first()
+            total = _make_sum(connection.execute(_summed(parts, "all")).first(), None)
             names = None
             if limit is not None and by != "day":
                 limit = min(limit, MAX_NAMES)
-                found = connection.execute(_ranked(parts, by).limit(limit).offset(skip))
-                names, skip = [row.name for row in found], 0
+                names, skip = _most(connection, parts, by, total, (skip, skip + limit)), 0
             query = _summed(parts, by, names).limit(limit).offset(skip)
             sums = tuple(_sum_of(row, by) for row in connection.execute(query))
-            return Usage(since_ms, until_ms, sums, _make_sum(total, None))
+            return Usage(since_ms, until_ms, sums, total)
 
     def rows(
         self,
@@ -230,13 +237,58 @@ def _summed(parts: list[Piece], by: View, names: list[str] | None = None) -> Sel
     return select(sums, label.label("label")).select_from(source).order_by(*most_first)
 
 
-def _ranked(parts: list[Piece], by: View) -> Select[Any]:
-    """The names in the order of `_summed`, and nothing else.
+def _most(
+    connection: Connection, parts: list[Piece], by: View, total: Sum, place: tuple[int, int]
+) -> list[str]:
+    """The names from one place to another in the order of `_summed`.
+
+    Grouping a million names is sorting them. So only those are grouped first who have much in at
+    least one hour, day or rest of an hour; whoever has not has less than all these together. Where
+    that does not put everybody else behind the wanted places, all are grouped.
+    """
+    first, end = place
+    by_cost = total.cost_microusd > 0
+    measured = total.cost_microusd if by_cost else total.prompt_tokens + total.completion_tokens
+    stretches = sum(_stretches(part) for part in parts)
+    much = measured // max(_SHARES * end * stretches, 1)
+    if much:
+        busy = union(*(_busy(part, by, much, by_cost=by_cost) for part in parts)).subquery()
+        query = select(busy.c.name).limit(_MAX_BUSY + 1)
+        names = [row.name for row in connection.execute(query)]
+        if end <= len(names) <= _MAX_BUSY:
+            ranked = connection.execute(_ranked(parts, by, names).limit(end)).all()
+            last = ranked[-1]
+            if len(ranked) == end and (last.cost if by_cost else last.tokens) >= much * stretches:
+                return [row.name for row in ranked[first:]]
+    ranked = connection.execute(_ranked(parts, by).limit(end - first).offset(first)).all()
+    return [row.name for row in ranked]
+
+
+def _stretches(part: Piece) -> int:
+    """How many sums of one name a part holds; of rows it is one, once they are grouped."""
+    if part.source == "attempts":
+        return 1
+    return (part.until_ms - part.since_ms) // (DAY_MS if part.source == "daily" else HOUR_MS)
+
+
+def _busy(part: Piece, by: View, much: int, *, by_cost: bool) -> Select[Any]:
+    """The names that have so much in at least one stretch of a part."""
+    (query,) = _parts([part], by)
+    of = query.selected_columns
+    amount = of.cost_microusd if by_cost else of.prompt_tokens + of.completion_tokens
+    names = query.with_only_columns(of.name)
+    if part.source == "attempts":
+        return names.group_by(of.name).having(func.sum(amount) >= much)
+    return names.where(amount >= much)
+
+
+def _ranked(parts: list[Piece], by: View, names: list[str] | None = None) -> Select[Any]:
+    """The names in the order of `_summed`, all or some of them, and nothing else.
 
     Grouping many names is sorting, which is quicker the less there is of each.
     """
     narrow = []
-    for part in _parts(parts, by):
+    for part in _parts(parts, by, names):
         of = part.selected_columns
         tokens_of = (of.prompt_tokens + of.completion_tokens).label("tokens")
         narrow.append(part.with_only_columns(of.name, of.cost_microusd.label("cost"), tokens_of))

@@ -68,13 +68,20 @@ def bound_of(call: Call, maximum: int, prices: Iterable[Price | None]) -> Bound:
     Raises ClientError where it says how much it wants in a way that only an upstream can read:
     what nobody here can bound cannot be held.
     """
-    _check_sizes(call)
-    choices = _choices(call)
-    texts = choices * _count_prompts(call)
+    if call.original is None:
+        choices = call.parameters.num_return_sequences or 1
+    else:
+        _check_sizes(call)
+        choices = _choices(call)
+    prompts = 1 if type(call.input) is str else _count_prompts(call)
     prompt_tokens = prompt_bound(call) * choices
-    completion_tokens = maximum * texts
-    costs = [price.cost_microusd(prompt_tokens, completion_tokens) for price in prices if price]
-    return Bound(prompt_tokens, completion_tokens, max(costs, default=0))
+    completion_tokens = maximum * choices * prompts
+    most = 0
+    for price in prices:
+        if price is not None:
+            cost = price.cost_microusd(prompt_tokens, completion_tokens)
+            most = cost if cost > most else most
+    return Bound(prompt_tokens, completion_tokens, most)
 
 
 def is_credible(usage: Usage, bound: Bound | None, prompt_estimate: int) -> bool:
@@ -107,14 +114,19 @@ def estimate_prompt(call: Call) -> int:
         return 0
     if call.messages:
         return sum(estimate_tokens(message.content) for message in call.messages)
-    if isinstance(call.input, str):
-        return estimate_tokens(call.input)
+    text = call.input
+    if isinstance(text, str):
+        return -(-(len(text) if text.isascii() else bytes_of(text)) // BYTES_PER_TOKEN)
     return sum(estimate_tokens(item) for item in call.input if isinstance(item, str))
 
 
 def estimate_answer(answer: Answer) -> int:
     """About how many tokens the texts of an answer have."""
-    return sum(estimate_tokens(text) for texts in answer.texts for text in texts)
+    tokens = 0
+    for texts in answer.texts:  # every answer without a report pays for this: no generators
+        for text in texts:
+            tokens -= -(len(text) if text.isascii() else bytes_of(text)) // BYTES_PER_TOKEN
+    return tokens
 
 
 def bytes_of(text: str) -> int:

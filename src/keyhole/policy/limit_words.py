@@ -122,14 +122,9 @@ def headers(scopes: Scopes, now_ms: int, *, first: str = "") -> Headers:
     items = left.items(now_ms)
     if not items:
         return ()
-    policy = left.policy
     if first in items:
         items = {first: items[first], **items}
-        policy = {first: policy[first], **policy}
-    return (
-        ("ratelimit", ", ".join(items.values())),
-        ("ratelimit-policy", ", ".join(policy.values())),
-    )
+    return (("ratelimit", ", ".join(items.values())), ("ratelimit-policy", left.policy(first)))
 
 
 def openai_headers(scopes: Scopes, now_ms: int) -> Headers:
@@ -151,7 +146,7 @@ def openai_headers(scopes: Scopes, now_ms: int) -> Headers:
     return tuple(found)
 
 
-class _Left(Struct):
+class _Left(Struct, gc=False):
     """Of each kind of limit the one that least is left of, and how much."""
 
     minute_s: int
@@ -171,40 +166,43 @@ class _Left(Struct):
     """The budget's, in milliseconds; None for one that does not reset."""
 
     def items(self, now_ms: int) -> dict[str, str]:
-        """The items of `RateLimit`, by kind."""
+        """The items of `RateLimit`, by kind; what is overdrawn has nothing left."""
         found = {}
         if self.rpm != UNLIMITED:
-            found["requests"] = f'"requests";r={max(self.requests, 0)};t={self.minute_s}'
+            left = self.requests if self.requests > 0 else 0  # max(): 0.1 us, four times
+            found["requests"] = f'"requests";r={left};t={self.minute_s}'
         if self.tpm != UNLIMITED:
-            found["tokens"] = f'"tokens";r={max(self.tokens, 0)};t={self.minute_s}'
+            left = self.tokens if self.tokens > 0 else 0
+            found["tokens"] = f'"tokens";r={left};t={self.minute_s}'
         if self.concurrency != UNLIMITED:
-            found["concurrency"] = f'"concurrency";r={max(self.slots, 0)}'
+            left = self.slots if self.slots > 0 else 0
+            found["concurrency"] = f'"concurrency";r={left}'
         if self.share <= 1:
-            item = f'"budget";r={max(self.amount, 0)}'
+            left = self.amount if self.amount > 0 else 0
+            item = f'"budget";r={left}'
             if self.window is not None:
-                item += f";t={max((self.window[1] - now_ms + 999) // 1000, 1)}"
+                item += f";t={(self.window[1] - now_ms + 999) // 1000 or 1}"
             found["budget"] = item
         return found
 
-    @property
-    def policy(self) -> dict[str, str]:
-        """The items of `RateLimit-Policy`, by kind."""
+    def policy(self, first: str) -> str:
+        """The value of `RateLimit-Policy`; the same for all requests of a key."""
         window_s = None
         if self.window is not None:
             window_s = (self.window[1] - self.window[0]) // 1000
         budget = self.budget if self.share <= 1 else UNLIMITED
-        return _policy(self.rpm, self.tpm, self.concurrency, budget, window_s, self.counts_tokens)
+        amounts = (self.rpm, self.tpm, self.concurrency, budget)
+        return _policy(amounts, window_s, self.counts_tokens, first)
 
 
 @lru_cache(maxsize=1024)
 def _policy(
-    rpm: int,
-    tpm: int,
-    concurrency: int,
-    budget: int,
+    amounts: tuple[int, int, int, int],
     window_s: int | None,
     counts_tokens: bool,  # noqa: FBT001
-) -> dict[str, str]:
+    first: str,
+) -> str:
+    rpm, tpm, concurrency, budget = amounts
     found = {}
     if rpm != UNLIMITED:
         found["requests"] = f'"requests";q={rpm};w=60'
@@ -216,7 +214,9 @@ def _policy(
         each = "" if window_s is None else f";w={window_s}"
         unit = "tokens" if counts_tokens else "microusd"
         found["budget"] = f'"budget";q={budget}{each};qu="{unit}"'
-    return found
+    if first in found:
+        found = {first: found[first], **found}
+    return ", ".join(found.values())
 
 
 def _left(scopes: Scopes, now_ms: int) -> _Left:

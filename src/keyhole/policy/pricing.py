@@ -23,7 +23,7 @@ from keyhole.errors import ClientError, Code
 from keyhole.wire.amounts import NotAnAmountError, parse_usd
 
 _TOKENS = 1_000_000
-_ENGINE_KIND = "engine"
+ENGINE_KIND = "engine"
 _MAX_REMEMBERED = 10_000
 
 
@@ -95,7 +95,7 @@ class Prices:
             return found
         if found := self._configured.get(f"{upstream.name}/{AS_ASKED}"):
             return found
-        if upstream.kind == _ENGINE_KIND:
+        if upstream.kind == ENGINE_KIND:
             return FREE
         return self._listed.get(label) or self._listed.get(label.lower())
 

@@ -25,7 +25,3 @@ class Edge(Struct, kw_only=True):
     default_head: bytes = b""
     known_heads: KnownHeads = field(default_factory=KnownHeads)
     outbox: Outbox = field(default_factory=Outbox)
-
-    def has_room(self, body_bytes: int) -> bool:
-        """Whether so much more may be buffered."""
-        return self.buffered_bytes + body_bytes <= self.max_buffered_bytes

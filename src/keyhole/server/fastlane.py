@@ -50,7 +50,8 @@ class FastLane(StrictProtocol):
             admission = self.edge.gateway.admit_again(self._known.admission)
             self.running = self.cycle = cycle = HotCycle(self, admission, keep_alive=True)
             body, missing = begun
-            if not missing and self.edge.has_room(len(body)):
+            edge = self.edge
+            if not missing and edge.buffered_bytes + len(body) <= edge.max_buffered_bytes:
                 cycle.take_whole(body)
                 return
             self._missing = missing
@@ -219,7 +220,9 @@ class HotCycle(Eager):
         expects_continue: bool = False,
         is_http_1_0: bool = False,
     ) -> None:
-        super().__init__(protocol.loop, protocol.tasks)
+        # What Eager's own does, without the call.
+        self._coroutine = self._waits_for = self.task = None
+        self._loop, self._tasks = protocol.loop, protocol.tasks
         self._protocol = protocol
         self._is_chunked = not is_http_1_0
         self._head = b""
@@ -237,12 +240,7 @@ class HotCycle(Eager):
     def take_turn(self) -> None:
         """Every request before this one has been answered."""
         self._is_turn = True
-        if isinstance(self.admitted, Reply):
-            if self._protocol.flow.write_paused:
-                self._start()
-            else:
-                self._finish(self.admitted)
-        elif not self.more_body:
+        if isinstance(self.admitted, Reply) or not self.more_body:
             self._start()
         elif self.waiting_for_100_continue:
             self.waiting_for_100_continue = False
@@ -308,37 +306,54 @@ class HotCycle(Eager):
 
     def _start(self) -> None:
         self._has_begun = True
-        self.start(self._serve())
+        admitted = self.admitted
+        if isinstance(admitted, Reply):
+            self.returned(admitted)
+        else:
+            admitted.abort = self.cancel
+            self.start(self._protocol.edge.gateway.run(admitted, bytes(self.body)))
 
-    async def _serve(self) -> None:
-        protocol, admitted = self._protocol, self.admitted
-        reply: Reply | None = None
+    def returned(self, reply: Reply | None) -> None:
+        """The core has answered; or, without a reply, one was written late, or was given up."""
+        if reply is None:
+            return
         try:
-            if isinstance(admitted, Reply):
-                reply = admitted
+            if self._protocol.flow.write_paused and not self.response_complete:
+                self.start(self._answer_later(reply))
             else:
-                admitted.abort = self.cancel
-                reply = await protocol.edge.gateway.run(admitted, bytes(self.body))
-            if protocol.flow.write_paused:
-                await protocol.flow.drain()
-            if self.response_complete:
-                if reply.stream is not None:
-                    reply.stream.cancel()
-            elif reply.stream is not None:
-                self._begin_stream(reply, reply.stream)
-            else:
-                self._finish(reply)
+                self._answer(reply)
+        except Exception as error:  # noqa: BLE001  # nobody awaits this request
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """A bug of ours: there is no reply."""
+        self._protocol.transport.abort()
+        self._protocol.loop.call_exception_handler(
+            {"message": "a request of the fast lane failed", "exception": error}
+        )
+
+    def was_cancelled(self) -> None:
+        """By its client's leaving, or by uvicorn when draining took too long."""
+        self.leave()
+
+    async def _answer_later(self, reply: Reply) -> None:
+        """Answer when the client has read what it was sent."""
+        try:
+            await self._protocol.flow.drain()
         except asyncio.CancelledError:
-            # By its client's leaving, or by uvicorn when draining took too long.
-            if reply is not None and reply.stream is not None:
+            if reply.stream is not None:
                 reply.stream.cancel()
-            self.leave()
             raise
-        except Exception as error:  # noqa: BLE001  # nobody awaits this coroutine
-            protocol.transport.abort()
-            protocol.loop.call_exception_handler(
-                {"message": "a request of the fast lane failed", "exception": error}
-            )
+        self._answer(reply)
+
+    def _answer(self, reply: Reply) -> None:
+        if self.response_complete:
+            if reply.stream is not None:
+                reply.stream.cancel()
+        elif reply.stream is not None:
+            self._begin_stream(reply, reply.stream)
+        else:
+            self._finish(reply)
 
     def _finish(self, reply: Reply) -> None:
         protocol = self._protocol

@@ -44,6 +44,8 @@ class Observers:
         # The log has nothing to do when a request begins, and every request would pay for that.
         self._began = [each.began for each in observers if not isinstance(each, AccessLog)]
         self._ended = [observer.ended for observer in observers]
+        if len(self._began) == 1:
+            (self.began,) = self._began  # type: ignore[method-assign]  # a call less
 
     def began(self, record: AccessRecord) -> None:
         """Pass it on."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from msgspec import Struct
 
 
-class Usage(Struct, frozen=True):
+class Usage(Struct, frozen=True, gc=False):
     """The tokens that an upstream says it used."""
 
     prompt_tokens: int
     completion_tokens: int
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """A whole answer to one call."""
 
     texts: tuple[tuple[str, ...], ...] = ()

@@ -1,7 +1,8 @@
 """What the books say of an attempt: Intent before it, Progress during it, Receipt after it.
 
 These are the values of the journal's lines and, as Receipts, of the ledger's rows. They hold no
-prompt, no answer and no secret: names, numbers and times.
+prompt, no answer and no secret: names, numbers and times. None can be in a cycle, so the garbage
+collector need not know of them (`gc=False`): the clerk makes thousands at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ OUT_OF_CREDITS = 402
 so: such a receipt marks the upstream."""
 
 
-class Intent(Struct, frozen=True, array_like=True, tag="i"):
+class Intent(Struct, frozen=True, array_like=True, gc=False, tag="i"):
     """An attempt that is about to reach an upstream. New fields go to the end, with a default."""
 
     exchange_id: str
@@ -45,14 +46,14 @@ class Intent(Struct, frozen=True, array_like=True, tag="i"):
     upstream: str
     target: str
     """UPSTREAM/MODEL."""
-    prompt_bound: int
-    """At least as many tokens as the prompt has; what an interrupted attempt is booked with."""
+    prompt_estimate: int
+    """About how many tokens the prompt has; what an interrupted attempt is booked with."""
     prompt_price: int | None
     """Micro-dollars per million tokens; None where no price is known."""
     completion_price: int | None
 
 
-class Progress(Struct, frozen=True, array_like=True, tag="p"):
+class Progress(Struct, frozen=True, array_like=True, gc=False, tag="p"):
     """How far a long stream is."""
 
     exchange_id: str
@@ -61,7 +62,7 @@ class Progress(Struct, frozen=True, array_like=True, tag="p"):
     """Since its beginning, counted."""
 
 
-class Receipt(Struct, frozen=True, array_like=True, tag="r"):
+class Receipt(Struct, frozen=True, array_like=True, gc=False, tag="r"):
     """An attempt that has ended. It repeats the intent, so that each line stands alone."""
 
     intent: Intent

@@ -75,7 +75,7 @@ class Original(Struct, frozen=True, kw_only=True):
         return any(field.name in names for field in self.unreadable)
 
 
-class Call(Struct, frozen=True, kw_only=True):
+class Call(Struct, frozen=True, kw_only=True, gc=False):
     """One client's wish: an input for a model, and how to continue it."""
 
     model: str | None

@@ -73,7 +73,7 @@ class ReplyStream(Protocol):
         ...
 
 
-class Reply(Struct, kw_only=True):
+class Reply(Struct, kw_only=True, gc=False):
     """What goes back through the door."""
 
     status: int
@@ -89,7 +89,7 @@ Page = Callable[[Head, Key | None], Reply]
 key that it was let in with."""
 
 
-class UpstreamRequest(Struct, frozen=True, kw_only=True):
+class UpstreamRequest(Struct, frozen=True, kw_only=True, gc=False):
     """One request to one upstream; the transport adds the secret, and nobody else sees it."""
 
     upstream: Upstream
@@ -100,7 +100,7 @@ class UpstreamRequest(Struct, frozen=True, kw_only=True):
     method: str = "POST"
 
 
-class UpstreamResponse(Struct, frozen=True):
+class UpstreamResponse(Struct, frozen=True, gc=False):
     """A whole answer of an upstream."""
 
     status: int
@@ -109,7 +109,7 @@ class UpstreamResponse(Struct, frozen=True):
     body: bytes
 
 
-class Timeouts(Struct, frozen=True):
+class Timeouts(Struct, frozen=True, gc=False):
     """The bounds of one attempt, in seconds."""
 
     connect_s: float

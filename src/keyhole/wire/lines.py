@@ -40,6 +40,7 @@ _CRC_CHARS = 8
 
 _encode = msgspec.json.Encoder().encode
 _DECODER: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+_LINES_DECODER: msgspec.json.Decoder[list[Line]] = msgspec.json.Decoder(list[Line])
 
 
 class Damaged(Struct, frozen=True):
@@ -95,12 +96,29 @@ def encode_line(value: Line) -> bytes:
     return b"%08x %b\n" % (crc32(body), body)
 
 
+def is_whole(line: bytes) -> bool:
+    """Whether a line, given without its newline, begins with the checksum of the rest."""
+    return line[: _CRC_CHARS + 1] == b"%08x " % crc32(line[_CRC_CHARS + 1 :])
+
+
+def decode_bodies(bodies: list[bytes]) -> list[Line] | None:
+    """What lines say whose checksums were right, given without them; None where one says nothing.
+
+    All at once takes half as long as one by one.
+    """
+    try:
+        lines = _LINES_DECODER.decode(b"[" + b",".join(bodies) + b"]")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return lines if len(lines) == len(bodies) else None
+
+
 def decode_line(line: bytes) -> Line | Damaged:
     """What a line says, given without its newline."""
     body = line[_CRC_CHARS + 1 :]
     if line[_CRC_CHARS : _CRC_CHARS + 1] != b" ":
         return Damaged("form")
-    if line[:_CRC_CHARS] != b"%08x" % crc32(body):
+    if not is_whole(line):
         return Damaged("checksum")
     try:
         return _DECODER.decode(body)

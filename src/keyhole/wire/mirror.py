@@ -53,7 +53,7 @@ CREATE TABLE spent (
     began_ms INTEGER NOT NULL,
     microusd INTEGER NOT NULL,
     tokens INTEGER NOT NULL,
-    PRIMARY KEY (scope, name, period, began_ms)
+    PRIMARY KEY (scope, name, period)
 ) WITHOUT ROWID;
 CREATE TABLE offsets (
     node TEXT NOT NULL,
@@ -80,7 +80,7 @@ class Spent(Struct, frozen=True):
     period: Period | None
     """None for a budget in total."""
     began_ms: int
-    """When the period began; 0 for one in total."""
+    """When the period began, which may be over; 0 for one in total."""
     microusd: int
     tokens: int
 

@@ -11,7 +11,7 @@ CLIENT_GONE = 499
 """The status of a request whose client left first; nginx's number for it."""
 
 
-class AccessRecord(Struct):
+class AccessRecord(Struct, gc=False):
     """One client request, filled in as the exchange learns more."""
 
     request_id: str
