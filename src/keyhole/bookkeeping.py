@@ -6,10 +6,11 @@ A part of the composition root (`main`), which is the only one to call it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 from msgspec import Struct
@@ -68,7 +69,7 @@ async def open_books(
     journal: FileJournal | NoJournal = NoJournal()
     if keeps:
         if mirrored is not None:
-            counters.restore(_spent_before(settings.data, mirrored))
+            counters.restore(spent_before(settings.data, mirrored))
         journal = FileJournal(
             journal_dir(settings.data),
             JournalSettings(fsync=settings.journal.fsync, max_bytes=settings.journal.max_bytes),
@@ -126,54 +127,66 @@ async def _open_keys(
     return keys
 
 
-def _spent_before(data: Path, keys: MirroredKeys) -> Iterator[tuple[Name, Spent]]:
+def spent_before(data: Path, keys: MirroredKeys) -> Iterator[tuple[Name, Spent]]:
     """What was used before this process: what the ledger has, and the journal beyond that."""
-    try:
-        # In this order: what is posted in between is counted twice, and not left out.
-        passed = {offset.segment: offset.offset for offset in keys.offsets()}
-        sums = keys.spent()
-    except GatewayError:
-        passed, sums = {}, []
-    for each in sums:
-        yield (
-            (each.scope, each.name),
-            Spent(
-                at_ms=each.began_ms,
-                tokens=each.tokens,
-                cost_microusd=each.microusd,
-                of=each.period or "total",
-            ),
-        )
-    for receipt in _receipts(journal_dir(data), passed):
-        intent = receipt.intent
-        used = Spent(
-            at_ms=intent.started_at_ms,
-            tokens=receipt.prompt_tokens + receipt.completion_tokens,
-            cost_microusd=receipt.cost_microusd,
-            requests=1,
-        )
-        yield ("upstream", intent.upstream), used
-        if intent.key_id is not None:
-            yield ("key", intent.key_id), used
-        if intent.group is not None:
-            yield ("group", intent.group), used
-
-
-def _receipts(directory: Path, passed: dict[str, int]) -> Iterator[Receipt]:
-    """The receipts in a journal behind the offsets that the ledger has passed."""
-    for name in list_segments(directory):
+    with ExitStack() as stack:
+        # In this order: what the clerk posts meanwhile is counted twice, and not left out. It
+        # removes segments once the mirror counts them, so they are opened before that is read.
+        segments = _open_segments(journal_dir(data), stack)
         try:
-            segment = Segment(directory / name.file)
-        except OSError:  # posted and removed meanwhile
-            continue
-        with segment:
-            offset, is_last = passed.get(name.file, 0), False
-            while not is_last:
-                piece = segment.read(offset)
-                offset, is_last = piece.offset, piece.is_last
-                for line in piece.lines:
-                    if isinstance(line, Receipt):
-                        yield line
+            passed = {offset.segment: offset.offset for offset in keys.offsets()}
+            sums = keys.spent()
+        except GatewayError:
+            passed, sums = {}, []
+        for each in sums:
+            yield (
+                (each.scope, each.name),
+                Spent(
+                    at_ms=each.began_ms,
+                    tokens=each.tokens,
+                    cost_microusd=each.microusd,
+                    of=each.period or "total",
+                ),
+            )
+        for receipt in _receipts(segments, passed):
+            yield from _used(receipt)
+
+
+def _used(receipt: Receipt) -> Iterator[tuple[Name, Spent]]:
+    """What an attempt used, of each place whose limits it counts in."""
+    intent = receipt.intent
+    used = Spent(
+        at_ms=intent.started_at_ms,
+        tokens=receipt.prompt_tokens + receipt.completion_tokens,
+        cost_microusd=receipt.cost_microusd,
+        requests=1,
+    )
+    yield ("upstream", intent.upstream), used
+    if intent.key_id is not None:
+        yield ("key", intent.key_id), used
+    if intent.group is not None:
+        yield ("group", intent.group), used
+
+
+def _open_segments(directory: Path, stack: ExitStack) -> list[Segment]:
+    """Every segment of a journal, held open: one that is removed can still be read."""
+    segments = []
+    for name in list_segments(directory):
+        with contextlib.suppress(OSError):  # posted and removed meanwhile
+            segments.append(stack.enter_context(Segment(directory / name.file)))
+    return segments
+
+
+def _receipts(segments: Iterable[Segment], passed: dict[str, int]) -> Iterator[Receipt]:
+    """The receipts in segments behind the offsets that the ledger has passed."""
+    for segment in segments:
+        offset, is_last = passed.get(segment.path.name, 0), False
+        while not is_last:
+            piece = segment.read(offset)
+            offset, is_last = piece.offset, piece.is_last
+            for line in piece.lines:
+                if isinstance(line, Receipt):
+                    yield line
 
 
 async def _learn_prices(settings: Settings, known: Prices, say: Say) -> None:
