@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from keyhole.bookkeeping import KEYS_WITHIN_S
 from keyhole.io.clock import SystemClock
 from keyhole.io.journal import FileJournal, JournalSettings
 from keyhole.supervisor import CANNOT_START
@@ -215,6 +217,24 @@ def _cpu_s(pid: int) -> float:
         return float(minutes.replace(":", "") or 0) * 60 + float(seconds)
     fields = stat_file.read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_worker_whose_parent_is_gone_does_not_keep_the_port_until_it_has_started(place: Path):
+    """Here it waits for keys that nobody mirrors; the port is wanted by the next server."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number = listener.fileno()
+        worker = subprocess.Popen(
+            [PYTHON, "-P", "-m", "keyhole.worker", f"--fd={number}", f"--data={place / 'data'}"],
+            cwd=place,
+            env=environment(place),
+            stdin=subprocess.DEVNULL,
+            pass_fds=[number],
+        )
+        try:
+            assert worker.wait(KEYS_WITHIN_S - 2) == 1
+        finally:
+            worker.kill()
+            worker.wait()
 
 
 # Behind a server
