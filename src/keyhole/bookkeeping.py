@@ -32,6 +32,11 @@ from keyhole.wire.lines import is_node
 
 KEYS_WITHIN_S = 10.0
 """How long a start waits for the clerk's first copy of the keys; it goes on without."""
+FRESH_S = 4.0
+"""A copy that is older is not what a clerk at work keeps (it looks every two seconds at least):
+keys may have been revoked while nobody did."""
+FRESH_WITHIN_S = 1.0
+"""How long a start waits for a clerk to look; the database may be away."""
 
 Say = Callable[[str], None]
 
@@ -120,7 +125,10 @@ async def _open_keys(
 ) -> MirroredKeys:
     keys = MirroredKeys(settings.data, clock, max_stale_s=settings.keys.max_stale_s)
     stack.callback(keys.close)
-    if not await keys.wait_until_readable(KEYS_WITHIN_S):
+    is_readable = await keys.wait_until_readable(KEYS_WITHIN_S)
+    if is_readable:
+        await keys.wait_until_fresh(FRESH_S, FRESH_WITHIN_S)
+    else:
         say(f"Requests are refused until the keys can be read: {keys.problem}.")
     watching = asyncio.ensure_future(keys.watch())
     stack.callback(watching.cancel)
