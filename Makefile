@@ -2,6 +2,7 @@
 #   make serve    serve on http://127.0.0.1:5000
 #   make test     the whole suite
 #   make check    style, types, layering, docs match code
+#   make prove    kill it 200 times, and see that the books are right (PROVE="--kills N ...")
 #   make bench    speed and memory, side by side
 #   make big      the same with a million keys and ten million rows, made once
 #   make profile  where the time of a request goes, and a flame graph
@@ -16,7 +17,7 @@ CLIENTS := .venv-clients
 NODE_CLIENTS := tests/clients/node
 PIP := -m pip --disable-pip-version-check --quiet --quiet
 
-.PHONY: serve test test-reference test-clients clients-page check bench big profile fuzz lock clean
+.PHONY: serve test test-reference test-clients clients-page check prove bench big profile fuzz lock clean
 .DEFAULT_GOAL := serve
 
 serve: $(VENV)/.serve
@@ -47,6 +48,10 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layering.py tests/test_docs.py
+
+# Needs no more than `make serve`; a --postgres needs what `make test` sets up.
+prove: $(VENV)/.serve
+	$(BIN)/python tools/prove $(PROVE)
 
 bench: $(VENV)/.test
 	$(BIN)/python bench/engine.py

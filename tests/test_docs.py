@@ -31,7 +31,10 @@ def page(name: str) -> str:
 def commands(group: click.Group, path: str = "keyhole") -> dict[str, click.Command]:
     """Every command by the words that call it."""
     found: dict[str, click.Command] = {}
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None, name
         if isinstance(command, click.Group):
             found |= commands(command, f"{path} {name}")
         else:

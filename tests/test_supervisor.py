@@ -16,6 +16,7 @@ from keyhole.errors import SetupError
 from keyhole.supervisor import (
     CANNOT_START,
     GIVE_UP_AFTER,
+    MAX_PAUSE_OF_KILLED_S,
     MAX_PAUSE_S,
     Child,
     Command,
@@ -32,6 +33,7 @@ PATIENCE_S = 30
 # Tells its id in a file, and lives until its input ends.
 LIVES = "import os,sys; open(sys.argv[1],'a').write(f'{os.getpid()}\\n'); os.read(0, 1)"
 DIES = "import os,sys; open(sys.argv[1],'a').write(f'{os.getpid()}\\n'); sys.exit(3)"
+KILLED = f"{LIVES[: LIVES.rindex(';')]}; os.kill(os.getpid(), 9)"
 STUBBORN = (
     "import os,signal,sys; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
     "open(sys.argv[1],'a').write(f'{os.getpid()}\\n'); os.read(0, 1)"
@@ -108,6 +110,14 @@ def test_the_first_restart_is_at_once_and_the_later_ones_are_not():
     assert pauses[:2] == [0, 0]
     assert pauses == sorted(pauses)
     assert pauses[-1] == MAX_PAUSE_S
+
+
+async def test_it_does_not_give_up_on_a_child_that_others_kill(children: Children):
+    """Whoever kills a worker seven times in a row gets it back soon, each time."""
+    keeper = asyncio.ensure_future(keep_running(children.command(KILLED), children.said.append))
+    await children.started(GIVE_UP_AFTER + 2)
+    await end(keeper)
+    assert max(pause_s(deaths, was_killed=True) for deaths in range(12)) == MAX_PAUSE_OF_KILLED_S
 
 
 async def test_a_child_that_does_not_stop_is_ended(children: Children):

@@ -38,6 +38,11 @@ KEYS_WITHIN_S = 10.0
 """How long a start waits for the clerk's first copy of the keys; it goes on without."""
 LOOKS = 5
 """How often a start looks at most for what was spent, where that moves under its eyes."""
+FRESH_S = 4.0
+"""A copy that is older is not what a clerk at work keeps (it looks every two seconds at least):
+keys may have been revoked while nobody did."""
+FRESH_WITHIN_S = 1.0
+"""How long a start waits for a clerk to look; the database may be away."""
 
 Say = Callable[[str], None]
 
@@ -74,7 +79,7 @@ async def open_books(
     journal: FileJournal | NoJournal = NoJournal()
     counters = MemoryCounters(clock.unix_ms)
     if mirrored is not None:
-        before = _Before(settings.data, mirrored)
+        before = Before(settings.data, mirrored)
         sole = SoleCounter(settings.data, clock, say=say)
         stack.callback(sole.close)
         if sole.take():
@@ -137,14 +142,17 @@ async def _open_keys(
 ) -> MirroredKeys:
     keys = MirroredKeys(settings.data, clock, max_stale_s=settings.keys.max_stale_s)
     stack.callback(keys.close)
-    if not await keys.wait_until_readable(KEYS_WITHIN_S):
+    is_readable = await keys.wait_until_readable(KEYS_WITHIN_S)
+    if is_readable:
+        await keys.wait_until_fresh(FRESH_S, FRESH_WITHIN_S)
+    else:
         say(f"Requests are refused until the keys can be read: {keys.problem}.")
     watching = asyncio.ensure_future(keys.watch())
     stack.callback(watching.cancel)
     return keys
 
 
-class _Before:
+class Before:
     """What was used before this process, by name: what the ledger has, and the journal beyond."""
 
     def __init__(self, data: Path, keys: MirroredKeys) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,14 +14,21 @@ from keyhole.errors import SetupError
 
 BACKLOG = 2048
 DEFAULT_PORT = AIRPLAY_PORT = 5000
+WITHIN_S = 2.0
+"""How long a port that is in use is waited for: the worker of a supervisor that was killed may
+have it for another moment, and who starts us again would take a refusal for a failure."""
+LOOK_EVERY_S = 0.02
 MAX_PORT = 65535
 
 
 @contextmanager
-def listen(where: Listen) -> Iterator[socket.socket]:
-    """A listening TCP socket that children can inherit; raises SetupError."""
+def listen(where: Listen, *, within_s: float = WITHIN_S) -> Iterator[socket.socket]:
+    """A listening TCP socket that children can inherit; blocks while the port is in use.
+
+    Raises SetupError.
+    """
     try:
-        listener = _bound(where)
+        listener = _bound_soon(where, within_s)
     except OSError as error:
         raise SetupError(_reason(where, error), hint=hint(where, error, sys.platform)) from None
     except UnicodeError:
@@ -33,6 +41,17 @@ def address_of(listener: socket.socket) -> str:
     """The URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _bound_soon(where: Listen, within_s: float) -> socket.socket:
+    gives_up_s = time.monotonic() + within_s
+    while True:
+        try:
+            return _bound(where)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= gives_up_s:
+                raise
+        time.sleep(LOOK_EVERY_S)
 
 
 def _bound(where: Listen) -> socket.socket:

@@ -66,6 +66,7 @@ from keyhole.server.own_key import show_key, uses_of
 from keyhole.supervisor import Command, Say, keep_alone, python_module
 from keyhole.wire.http import Head, Page, Reply
 from keyhole.wire.keys import Key
+from keyhole.wire.mirror import FILE_NAME as MIRROR_FILE
 
 if TYPE_CHECKING:
     from keyhole.ledger.database import Database
@@ -319,6 +320,11 @@ def clerk_keeper(settings: Settings, say: Say, ready: asyncio.Event) -> Coroutin
         on_ready=ready.set,
     )
     return keep_alone(command, clerk_lock(settings.data), say, when_held=ready.set)
+
+
+def has_mirror(settings: Settings) -> bool:
+    """Whether a clerk has copied the keys before: a worker can begin with those."""
+    return (settings.data / MIRROR_FILE).exists()
 
 
 def open_database(settings: Settings) -> Database:

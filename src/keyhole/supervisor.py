@@ -30,6 +30,8 @@ from keyhole.errors import SetupError
 STABLE_AFTER_S = 10.0
 """A child that lived this long is started again at once when it dies."""
 MAX_PAUSE_S = 5.0
+MAX_PAUSE_OF_KILLED_S = 0.2
+"""A child that ends by SIGKILL was well, and somebody else's victim: it is wanted back soon."""
 GIVE_UP_AFTER = 5
 """So many deaths in a row, each within a second of the start, and the reason is not chance."""
 LOCK_POLL_S = 0.5
@@ -119,8 +121,8 @@ class Child:
 async def keep_running(command: Command, say: Say) -> None:
     """Run a child and start it again whenever it dies, until cancelled; then stop it.
 
-    Raises SetupError when it dies again and again as soon as it is started, or says by its exit
-    status (CANNOT_START) that it would.
+    Raises SetupError when it dies by itself again and again as soon as it is started, or says by
+    its exit status (CANNOT_START) that it would.
     """
     early_deaths = 0
     while True:
@@ -135,18 +137,20 @@ async def keep_running(command: Command, say: Say) -> None:
             raise SetupError(f"The {command.name} cannot start.", hint="what it said is above")
         lived_s = time.monotonic() - started_s
         early_deaths = early_deaths + 1 if lived_s < STABLE_AFTER_S else 0
-        if early_deaths >= GIVE_UP_AFTER and lived_s < 1:
+        was_killed = status == -signal.SIGKILL
+        if early_deaths >= GIVE_UP_AFTER and lived_s < 1 and not was_killed:
             raise SetupError(
                 f"The {command.name} ended {early_deaths} times in a row ({_ending(status)}).",
                 hint="what it said is above",
             )
         say(f"The {command.name} ended ({_ending(status)}); starting it again.")
-        await asyncio.sleep(pause_s(early_deaths))
+        await asyncio.sleep(pause_s(early_deaths, was_killed=was_killed))
 
 
-def pause_s(early_deaths: int) -> float:
+def pause_s(early_deaths: int, *, was_killed: bool = False) -> float:
     """How long to wait before the next start: nothing at first, then doubling."""
-    return 0.0 if early_deaths <= 1 else min(0.1 * 2 ** (early_deaths - 1), MAX_PAUSE_S)
+    most_s = MAX_PAUSE_OF_KILLED_S if was_killed else MAX_PAUSE_S
+    return 0.0 if early_deaths <= 1 else min(0.1 * 2 ** (early_deaths - 1), most_s)
 
 
 async def keep_alone(

@@ -56,6 +56,9 @@ class _Server(uvicorn.Server):
 
 async def serve(settings: Settings, listener: socket.socket) -> None:
     """Serve on a listening socket until told to stop, then finish what is in flight."""
+    end = _End()
+    args = (asyncio.get_running_loop(), end)
+    threading.Thread(target=_await_parent_end, args=args, daemon=True).start()
     async with main.open_runtime(
         settings, role="server", keeps_engine=False, serves_admin=True
     ) as runtime:
@@ -92,11 +95,10 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
                 os._exit(1)
             stop()
 
+        end.orphaned = orphaned
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stop)
         loop.add_signal_handler(signal.SIGINT, stop)
-        args = (loop, orphaned)
-        threading.Thread(target=_await_parent_end, args=args, daemon=True).start()
         cutting_off = asyncio.ensure_future(
             _cut_off(runtime, stopping, server.server_state.connections)
         )
@@ -160,12 +162,23 @@ async def _cut_off(
             connection.cut_off(shutting_down())
 
 
-def _await_parent_end(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+class _End:
+    """What is done when the parent is gone: at first nothing has to be finished."""
+
+    def __init__(self) -> None:
+        self.orphaned: Callable[[], object] = partial(os._exit, 1)
+
+    def come(self) -> None:
+        """The parent is gone."""
+        self.orphaned()
+
+
+def _await_parent_end(loop: asyncio.AbstractEventLoop, end: _End) -> None:
     """Block until the parent's end of our standard input is closed."""
     while os.read(0, 1024):
         pass
     with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-        loop.call_soon_threadsafe(stop)
+        loop.call_soon_threadsafe(end.come)
 
 
 def run() -> int:

@@ -660,6 +660,22 @@ async def test_a_start_waits_for_the_clerks_first_mirror_but_not_for_ever(site: 
     assert await waiting
 
 
+async def test_a_start_waits_for_a_clerk_to_look_again_but_not_for_long(site: Site) -> None:
+    """A key that was revoked while nobody looked is not let in by the copy of before."""
+    site.write(key(1))
+    site.keys.look()
+    await site.keys.wait_until_fresh(4, 60)
+    site.clock.now_ms += 600_000
+    await site.keys.wait_until_fresh(4, 0.05)
+    assert site.found(1).good_until_ms == FOREVER
+    waiting = asyncio.ensure_future(site.keys.wait_until_fresh(4, 60))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    site.tell(key(1, revoked_at_ms=BEGAN_MS))
+    await waiting
+    assert site.found(1).good_until_ms == 0
+
+
 def test_many_keys_cost_a_worker_no_memory_and_little_time(site: Site) -> None:
     """As many as KEYHOLE_TEST_KEYS says; a million is tried by hand."""
     count = int(os.environ.get("KEYHOLE_TEST_KEYS", "20000"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -17,8 +19,10 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from keyhole.bookkeeping import KEYS_WITHIN_S
 from keyhole.io.clock import SystemClock
 from keyhole.io.journal import FileJournal, JournalSettings
+from keyhole.ledger.database import PATIENCE_S
 from keyhole.supervisor import CANNOT_START
 from processes.driving import (
     KEYHOLE,
@@ -225,6 +229,41 @@ def _cpu_s(pid: int) -> float:
         return float(minutes.replace(":", "") or 0) * 60 + float(seconds)
     fields = stat_file.read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_server_with_keys_from_before_starts_although_the_ledger_is_locked(place: Path):
+    """It does not even wait until the clerk has given up on the ledger for this time."""
+    data = place / "data"
+    made = keyhole("key", "create", "ann", "--json", "--data", data, home=place)
+    bearer = {"Authorization": f"Bearer {json.loads(made.out)['secret']}"}
+    with serving(data=data, home=place) as running:
+        wait_for(lambda: mirrored(place), "the key is mirrored")
+        assert running.ask(method="GET", path="/v1/key", headers=bearer).status == 200
+    held = sqlite3.connect(data / "ledger.sqlite", isolation_level=None)
+    with contextlib.closing(held):
+        held.execute("BEGIN EXCLUSIVE")
+        began_s = time.monotonic()
+        with serving(data=data, home=place) as running:
+            assert running.ask(method="GET", path="/v1/key", headers=bearer).status == 200
+            assert time.monotonic() - began_s < PATIENCE_S
+
+
+def test_a_worker_whose_parent_is_gone_does_not_keep_the_port_until_it_has_started(place: Path):
+    """Here it waits for keys that nobody mirrors; the port is wanted by the next server."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number = listener.fileno()
+        worker = subprocess.Popen(
+            [PYTHON, "-P", "-m", "keyhole.worker", f"--fd={number}", f"--data={place / 'data'}"],
+            cwd=place,
+            env=environment(place),
+            stdin=subprocess.DEVNULL,
+            pass_fds=[number],
+        )
+        try:
+            assert worker.wait(KEYS_WITHIN_S - 2) == 1
+        finally:
+            worker.kill()
+            worker.wait()
 
 
 # Behind a server

@@ -7,26 +7,52 @@ command), `tables` (what is printed as a table), then one module for each family
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
+
 import click
 
 from keyhole import __version__
 from keyhole.cli.base import OneLineErrors
-from keyhole.cli.generate_command import generate
-from keyhole.cli.key_commands import group, key
-from keyhole.cli.model_commands import model, models
-from keyhole.cli.serve_commands import check, serve
-from keyhole.cli.upstream_commands import upstream
-from keyhole.cli.usage_commands import explain, usage
+
+_PLACES: Mapping[str, str] = {
+    "serve": "serve_commands",
+    "check": "serve_commands",
+    "generate": "generate_command",
+    "models": "model_commands",
+    "model": "model_commands",
+    "key": "key_commands",
+    "group": "key_commands",
+    "upstream": "upstream_commands",
+    "usage": "usage_commands",
+    "explain": "usage_commands",
+}
 
 
-@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(OneLineErrors):
+    """Imports a command's module when the command is asked for.
+
+    Those for keys and usage import SQLAlchemy: a quarter of a second and 30 MB that `serve`, which
+    starts it in another process, neither waits for nor carries.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        """All of them, by name."""
+        return sorted(_PLACES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The command of that name."""
+        place = _PLACES.get(cmd_name)
+        if place is None:
+            return None
+        command: click.Command = getattr(import_module(f"keyhole.cli.{place}"), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="keyhole")
 def cli() -> None:
     """Keyhole: a self-hosted gateway for text generation."""
-
-
-for _command in (serve, check, generate, models, model, key, group, upstream, usage, explain):
-    cli.add_command(_command)
 
 
 def entry() -> None:

@@ -47,6 +47,8 @@ def serve(config: Path | None, data: Path | None, listen_on: str | None) -> None
             stop_within_s=settings.drain_timeout_s + 5,
         )
         ready = asyncio.Event()
+        if main.has_mirror(settings):  # the worker need not wait for the clerk
+            ready.set()
         # Stopped in this order: the clerk last, to book what the worker has finished.
         keepers = [keep_after(ready, keep_running(worker, main.say))]
         if (engine := main.engine_keeper(settings, main.say)) is not None:

@@ -206,6 +206,14 @@ class MirroredKeys:
                     self.look()
         return self.problem is None
 
+    async def wait_until_fresh(self, max_age_s: float, timeout_s: float) -> None:
+        """Wait until the clerk's last look at the database is no older than that, or in vain."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._clock.unix_ms() - self._looked_at_ms > max_age_s * 1000:
+                    await asyncio.sleep(LOOK_S / 10)
+                    self.look()
+
     def close(self) -> None:
         """Close the file; nothing can be looked up afterwards."""
         self._close()
