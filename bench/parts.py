@@ -32,12 +32,13 @@ DECODE = "decoding the call"
 BACKEND = "the backend's request"
 TRANSPORT = "the transport"
 ANSWER = "the answer, read and encoded"
+BOOKS = "limits and the books"
 END = "the end: log and metrics"
 PIPELINE = "the pipeline between these"
 OTHER = "other"
 PARTS = (
     *(CLIENT_WRITE, UPSTREAM_WRITE, LOOP, PARSING, ADMISSION, DECODE, BACKEND, TRANSPORT, ANSWER),
-    *(END, PIPELINE, OTHER),
+    *(BOOKS, END, PIPELINE, OTHER),
 )
 WRITE = "transport.write("
 """In the line of source that hands bytes to the kernel."""
@@ -73,17 +74,29 @@ RULES = (
     Rule(
         PIPELINE,
         "keyhole/server/fastlane.py",
-        ("complete", "take_turn", "_start", "_serve", "_finish", "_release"),
+        ("complete", "take_turn", "_start", "returned", "_answer", "_finish", "_release"),
     ),
     Rule(PARSING, "keyhole/server/fastlane.py"),
     Rule(
         ADMISSION,
         "keyhole/exchange.py",
-        ("admit", "admit_again", "_begin", "_admission", "_check_body_headers"),
+        ("admit", "admit_again", "_begin", "_admission", "_let_in"),
     ),
     Rule(END, "keyhole/exchange.py", ("_observe_end",)),
-    Rule(ANSWER, "keyhole/exchange.py", ("_end", "_sendable", "_read_answer", "_stamp")),
+    Rule(ANSWER, "keyhole/exchange.py", ("_end", "_sendable", "_tell_limits")),
     Rule(PIPELINE, "keyhole/exchange.py"),
+    Rule(ANSWER, "keyhole/asking.py", ("_read_answer",)),
+    Rule(PIPELINE, "keyhole/asking.py"),
+    Rule(BOOKS, "keyhole/accounts.py"),
+    Rule(BOOKS, "keyhole/io/journal.py"),
+    Rule(BOOKS, "keyhole/wire/lines.py"),
+    Rule(BOOKS, "keyhole/io/counters.py"),
+    Rule(BOOKS, "keyhole/policy/limits.py"),
+    Rule(BOOKS, "keyhole/policy/bounds.py"),
+    Rule(BOOKS, "keyhole/policy/pricing.py"),
+    Rule(ANSWER, "keyhole/policy/limit_words.py"),
+    Rule(ADMISSION, "keyhole/policy/credentials.py"),
+    Rule(ADMISSION, "keyhole/policy/bodies.py"),
     Rule(PIPELINE, "keyhole/eager.py"),
     Rule(PIPELINE, "keyhole/policy/routing.py"),
     Rule(PIPELINE, "keyhole/catalog.py"),
@@ -212,7 +225,7 @@ def part_of(stack: Sequence[Frame]) -> str:
 # The flame graph
 
 WIDTH, ROW, MARGIN = 1600, 17, 8
-HUES = dict(zip(PARTS, (0, 200, 30, 140, 260, 90, 60, 180, 320, 230, 110, 0), strict=True))
+HUES = dict(zip(PARTS, (0, 200, 30, 140, 260, 90, 60, 180, 320, 290, 230, 110, 0), strict=True))
 
 
 @dataclass

@@ -236,7 +236,7 @@ OF_THE_ADMIN = {
 }
 """Forced in server/test_forwarding.py, server/test_admin.py, ledger/ and io/test_journal.py."""
 OTHERWISE = {
-    *(Code.INTERNAL_ERROR, Code.SHUTTING_DOWN, Code.KEYS_UNAVAILABLE),
+    *(Code.INTERNAL_ERROR, Code.SHUTTING_DOWN, Code.KEYS_UNAVAILABLE, Code.LIMITS_ELSEWHERE),
     *(*BROKEN_OFF, *OF_THE_ADMIN),
 }
 """Forced by tests of their own, below or elsewhere."""

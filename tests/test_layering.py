@@ -22,6 +22,7 @@ LAYERS = (
     ("backends", "policy"),
     ("ports",),
     ("relay", "accounts"),
+    ("asking",),
     ("exchange", "config", "io"),
     ("ledger",),
     ("server", "engine"),

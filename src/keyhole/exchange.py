@@ -13,19 +13,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from keyhole.accounts import Account, Accounts, Attempt, Ending
+from keyhole.asking import Asker, Headers, Wish, note_usage, translated_headers
 from keyhole.backends.base import EVENT_STREAM, Backend
-from keyhole.backends.faults import echoed_secret
-from keyhole.catalog import DEFAULT_ROUTE, Access, Catalog, Route, Target
+from keyhole.catalog import DEFAULT_ROUTE, Access, Catalog
 from keyhole.dialects.base import ClientDialect
-from keyhole.eager import be_a_task
-from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
+from keyhole.errors import ClientError, Code, GatewayError, KeyholeError
 from keyhole.policy.access import (
     Need,
     check_caller,
@@ -47,27 +45,17 @@ from keyhole.policy.limit_words import openai_headers
 from keyhole.policy.limits import Scopes
 from keyhole.policy.paths import Paths, Place, check_method
 from keyhole.policy.routing import (
-    ask_again_after_s,
     find_route,
-    is_worth_another_target,
-    is_worth_waiting,
-    patience_ends_s,
     plan,
     settle_model,
 )
 from keyhole.ports import Alarms, Clock, Keys, Observer, Refusals, Transport
 from keyhole.relay import Relay
-from keyhole.wire.answer import Answer, Usage
 from keyhole.wire.books import Outcome
-from keyhole.wire.call import Call
-from keyhole.wire.events import Counted, Delta, Event, Finish, Reason
 from keyhole.wire.http import (
     JSON,
     Head,
     Reply,
-    Timeouts,
-    UpstreamRequest,
-    UpstreamResponse,
 )
 from keyhole.wire.ids import TAIL_DIGITS, sane_request_id, uuid7, uuid7_tails
 from keyhole.wire.keys import LiveKey
@@ -75,17 +63,11 @@ from keyhole.wire.records import CLIENT_GONE, AccessRecord, Refusal
 
 MAX_HEADER_VALUE_CHARS = 1024
 IDS_IN_STOCK = 256
-MIN_PATIENCE_S = 0.001
 
 NOBODY = LiveKey(None, math.inf)
 """What lets in where nothing has to be shown."""
 
 _NOT_EXPLAINED = frozenset({Code.PATH_NOT_FOUND, Code.METHOD_NOT_ALLOWED})
-
-_Got = TypeVar("_Got")
-Headers = list[tuple[str, str]]
-_Opened = tuple[Relay | None, bytes, Headers, Attempt]
-"""What goes on, the first bytes, headers beside ours; and the attempt that it is."""
 
 
 class Admission(Struct):
@@ -106,24 +88,8 @@ class Admission(Struct):
     """Cancels `run`, for a key that is gone; the door sets it."""
     stream: Relay | None = None
     """What its reply comes from, once it has begun."""
-    is_revoked: bool = False
     scopes: Scopes = ()
     """The limits that it counts in, which its reply tells of."""
-
-
-class Wish(Struct, frozen=True):
-    """What is known of a call before anybody is asked."""
-
-    call: Call
-    route: Route
-    targets: Sequence[Target]
-    dialect: ClientDialect
-    admission: Admission
-    record: AccessRecord
-    account: Account
-    began_s: float
-    deadline_s: float
-    """By when the first byte of an answer must have come, on the clock."""
 
 
 class Parts(Struct, frozen=True, kw_only=True):
@@ -165,8 +131,15 @@ class Gateway:
         self._running: dict[str, dict[str, Admission]] = {}
         """What runs with a key: by the key's id and the request's."""
         self._waiting: set[asyncio.Future[None]] = set()
-        journal = parts.accounts.journal
-        self._synced = journal.synced if journal.is_slow else None
+        self._asker = Asker(
+            backends=parts.backends,
+            accounts=parts.accounts,
+            transport=parts.transport,
+            clock=parts.clock,
+            alarms=parts.alarms,
+            max_frame_bytes=parts.max_frame_bytes,
+            loading_patience_s=parts.loading_patience_s,
+        )
 
     def admit(self, head: Head) -> Admission | Reply:
         """Let a request in by its head alone, or the reply that ends it. Reads no body.
@@ -225,7 +198,7 @@ class Gateway:
         except KeyholeError as error:
             return self.refuse(admission, error)
         except asyncio.CancelledError:
-            if admission.is_revoked:
+            if record.is_revoked:
                 return self.refuse(admission, _gone(admission, self.parts.clock.unix_ms()))
             self.left(admission)
             raise
@@ -252,7 +225,7 @@ class Gateway:
         """End what runs with keys that let in no more, streams too; their clients are told."""
         for key_id in key_ids:
             for admission in list(self._running.get(key_id, {}).values()):
-                admission.is_revoked = True
+                admission.record.is_revoked = True
                 if admission.stream is not None:
                     admission.stream.cut(_gone(admission, self.parts.clock.unix_ms()))
                 elif admission.abort is not None:
@@ -340,21 +313,21 @@ class Gateway:
         if account.hold is not None:
             admission.scopes = account.hold.scopes
         deadline_s = began_s + patience_s
-        wish = Wish(call, route, targets, dialect, admission, record, account, began_s, deadline_s)
+        wish = Wish(call, route, targets, dialect, record, account, began_s, deadline_s)
         if call.wants_stream:
-            return await self._stream(wish)
+            return await self._stream(admission, wish)
         try:
-            target, answer = await self._try_targets(wish, self._attempt)
+            target, answer = await self._asker.answer(wish)
         finally:
             account.close()
         if answer.usage is not None:
-            _note_usage(record, answer.usage)
+            note_usage(record, answer.usage)
         encoded = dialect.encode(call, answer, record)
         if self.parts.tells_texts:
             self.parts.observer.told(record, {"answered": answer.texts})
         headers = [("content-type", JSON), ("x-keyhole-model", target.model)]
         if answer.is_chat:
-            headers += _translated(call, is_rendered=answer.is_rendered)
+            headers += translated_headers(call, is_rendered=answer.is_rendered)
         return Reply(status=200, headers=headers, body=encoded)
 
     def _dialect(self, admission: Admission, body: bytes) -> ClientDialect:
@@ -364,19 +337,19 @@ class Gateway:
             admission.place = place = place.other.place
         return place.dialect
 
-    async def _stream(self, wish: Wish) -> Reply:
+    async def _stream(self, admission: Admission, wish: Wish) -> Reply:
         """The head of a stream's reply, once its first frame says that it is a good one."""
         account = wish.account
         try:
-            target, (relay, first, translated, attempt) = await self._try_targets(wish, self._open)
+            target, (relay, first, translated, attempt) = await self._asker.open(wish)
         except BaseException:
             account.close()
             raise
         if relay is None:
             account.close()
         else:
-            wish.admission.stream = relay
-            relay.carry(_Carriage(self, wish, attempt))
+            admission.stream = relay
+            relay.carry(_Carriage(self, admission, account, attempt))
         headers = [
             ("content-type", EVENT_STREAM),
             ("cache-control", "no-cache"),
@@ -385,183 +358,6 @@ class Gateway:
             *translated,
         ]
         return Reply(status=200, headers=headers, body=first, stream=relay)
-
-    async def _open(self, wish: Wish, target: Target) -> _Opened:
-        """One try to stream from one target: what goes on, the first bytes, headers beside ours."""
-        parts, call = self.parts, wish.call
-        backend = parts.backends[target.upstream.kind]
-        most = wish.account.maximum(target) or wish.route.max_output_tokens
-        streaming = backend.stream(call, target, max_output_tokens=most)
-        is_rendered = streaming.is_rendered
-        translated = _translated(call, is_rendered=is_rendered) if streaming.is_chat else []
-        attempt, timeouts = self._begin_attempt(wish, target, 1)
-        try:
-            if self._synced is not None:
-                await self._sync_intent(attempt, self._synced)
-            incoming = await parts.transport.open(
-                streaming.request, request_id=wish.record.request_id, timeouts=timeouts
-            )
-        except BaseException as error:
-            self._fail_attempt(wish, target, attempt, error)
-            raise
-        try:
-            media_type = incoming.headers.get("content-type", "").lower()
-            is_stream = media_type.startswith(EVENT_STREAM)
-            if incoming.status != 200 or not is_stream:
-                body = await incoming.read_all()
-                response = UpstreamResponse(
-                    status=incoming.status, headers=incoming.headers, body=body
-                )
-                answer = self._read_answer(backend, call, target, (response,))
-                written = self._write_whole(wish, answer)
-                attempt.answered(answer, parts.clock.monotonic())
-                return None, written, translated, attempt
-            relay = Relay(
-                call,
-                target,
-                streaming,
-                incoming,
-                writer=wish.dialect.stream(call, wish.record, is_chat=streaming.is_chat),
-                alarms=parts.alarms,
-                max_frame_bytes=parts.max_frame_bytes,
-            )
-            left_s = wish.deadline_s - parts.clock.monotonic()
-            first = await relay.begin(left_s, most_pieces=wish.account.allowance)
-        except BaseException as error:
-            incoming.close()
-            self._fail_attempt(wish, target, attempt, error)
-            raise
-        attempt.first_byte_s = parts.clock.monotonic()
-        return relay, first, translated, attempt
-
-    def _write_whole(self, wish: Wish, answer: Answer) -> bytes:
-        """A stream of one piece, for an upstream that answers at once although asked to stream."""
-        writer = wish.dialect.stream(wish.call, wish.record, is_chat=answer.is_chat)
-        text = answer.texts[0][0] if answer.texts and answer.texts[0] else ""
-        reason = answer.finishes[0][0] if answer.finishes and answer.finishes[0] else "stop"
-        events: list[Event] = [Delta(text), Finish(cast("Reason", reason))]
-        _note_usage(wish.record, answer.usage)
-        if answer.usage is not None:
-            events.append(Counted(answer.usage))
-        return b"".join([*map(writer.write, events), writer.end()])
-
-    async def _try_targets(
-        self, wish: Wish, attempt: Callable[[Wish, Target], Awaitable[_Got]]
-    ) -> tuple[Target, _Got]:
-        """The first answer among the planned targets, all within one deadline.
-
-        A target that cannot be asked this (it takes no top_k, say) is passed over. If none
-        answers, those that load their model are asked again for as long as that is allowed. Then
-        the last upstream's failure is told, for it is nearer than what was passed over.
-        """
-        clock, targets = self.parts.clock, wish.targets
-        failure: KeyholeError | None = None
-        while True:
-            loading: list[tuple[Target, UpstreamError]] = []
-            for target in targets:
-                try:
-                    return target, await attempt(wish, target)
-                except ClientError as error:
-                    failure = failure or error
-                except UpstreamError as error:
-                    failure = error
-                    is_out_of_time = clock.monotonic() >= wish.deadline_s
-                    if is_out_of_time or not is_worth_another_target(error):
-                        raise
-                    if error.code is Code.UPSTREAM_LOADING:
-                        loading.append((target, error))
-            if failure is None:
-                route = wish.route.name
-                raise GatewayError(Code.INTERNAL_ERROR, f"The route '{route}' has no targets.")
-            wait_s = self._wait_s(wish, [error for _, error in loading])
-            if wait_s <= 0:
-                raise failure
-            await clock.sleep(wait_s)
-            targets = [target for target, _ in loading]
-
-    def _wait_s(self, wish: Wish, loading: Sequence[UpstreamError]) -> float:
-        """How long to wait before those that load are asked again; 0 where they are not to be."""
-        if not loading or not wish.call.waits_for_model:
-            return 0.0
-        until_s = patience_ends_s(wish.began_s, self.parts.loading_patience_s, wish.deadline_s)
-        left_s = until_s - self.parts.clock.monotonic()
-        if not is_worth_waiting(left_s):
-            return 0.0
-        return min(left_s, *map(ask_again_after_s, loading))
-
-    async def _attempt(self, wish: Wish, target: Target) -> Answer:
-        """One try at one target: every request that its backend makes of the call, at once."""
-        call, record, parts = wish.call, wish.record, self.parts
-        backend = parts.backends[target.upstream.kind]
-        most = wish.account.maximum(target) or wish.route.max_output_tokens
-        requests = backend.requests(call, target, max_output_tokens=most)
-        attempt, timeouts = self._begin_attempt(wish, target, len(requests))
-        responses: Sequence[UpstreamResponse]
-        try:
-            if self._synced is not None:
-                await self._sync_intent(attempt, self._synced)
-            if len(requests) == 1:
-                send = parts.transport.send
-                response = await send(requests[0], request_id=record.request_id, timeouts=timeouts)
-                responses = (response,)
-            else:
-                responses = await self._send_all(requests, record.request_id, timeouts)
-            answer = self._read_answer(backend, call, target, responses)
-        except BaseException as error:
-            self._fail_attempt(wish, target, attempt, error)
-            raise
-        attempt.answered(answer, parts.clock.monotonic())
-        if self._synced is not None:
-            await self._synced()
-        return answer
-
-    def _begin_attempt(self, wish: Wish, target: Target, requests: int) -> tuple[Attempt, Timeouts]:
-        """Write down that a target is asked; and the bounds of asking it."""
-        parts, upstream = self.parts, target.upstream
-        now_s = parts.clock.monotonic()
-        attempt = parts.accounts.begin(wish.account, wish.record, target, requests, now_s)
-        left_s = max(wish.deadline_s - now_s, MIN_PATIENCE_S)
-        return attempt, Timeouts(upstream.connect_timeout_s, left_s, upstream.total_timeout_s)
-
-    async def _sync_intent(self, attempt: Attempt, synced: Callable[[], Awaitable[None]]) -> None:
-        """Wait until the disk has the intent; until then the upstream has heard of nothing."""
-        attempt.is_sent = False
-        await synced()
-        attempt.is_sent = True
-
-    def _fail_attempt(
-        self, wish: Wish, target: Target, attempt: Attempt, error: BaseException
-    ) -> None:
-        now_s, is_cut = self.parts.clock.monotonic(), wish.admission.is_revoked
-        self.parts.accounts.fail(attempt, target, error, now_s, is_cut=is_cut)
-
-    def _read_answer(
-        self, backend: Backend, call: Call, target: Target, responses: Sequence[UpstreamResponse]
-    ) -> Answer:
-        """What good responses say; raises UpstreamError for others."""
-        secret = target.upstream.secret
-        for response in responses:
-            if response.status != 200:
-                raise backend.fault(call, target, response)
-            if secret is not None and secret.is_in(response.body):
-                # An upstream that repeats the headers it was sent would hand it to clients.
-                raise echoed_secret(target.upstream, response.status)
-        return backend.answer(call, target, responses)
-
-    async def _send_all(
-        self, requests: tuple[UpstreamRequest, ...], request_id: str, timeouts: Timeouts
-    ) -> list[UpstreamResponse]:
-        send = self.parts.transport.send
-        await be_a_task()
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(send(request, request_id=request_id, timeouts=timeouts))
-                    for request in requests
-                ]
-        except ExceptionGroup as failed:  # the first failure ended its siblings
-            raise failed.exceptions[0] from None
-        return [task.result() for task in tasks]
 
     def _options(self, admission: Admission) -> Reply:
         methods = admission.place.methods
@@ -608,7 +404,7 @@ class Gateway:
         record = admission.record
         admission.stream = None
         record.bytes_out = relay.bytes_out
-        _note_usage(record, relay.usage)
+        note_usage(record, relay.usage)
         if error is not None:
             record.code = error.code
             if error.code is Code.INTERNAL_ERROR and isinstance(error.__cause__, Exception):
@@ -617,10 +413,10 @@ class Gateway:
             record.status = CLIENT_GONE
         if not admission.is_over:
             self._observe_end(admission)
-        if self._synced is None:
+        if self._asker.synced is None:
             last()
         else:
-            waiting = asyncio.ensure_future(self._when_synced(self._synced, last))
+            waiting = asyncio.ensure_future(self._when_synced(self._asker.synced, last))
             self._waiting.add(waiting)
             waiting.add_done_callback(self._waiting.discard)
 
@@ -647,11 +443,14 @@ class Gateway:
 class _Carriage:
     """A stream's relay.Carrier: what is known at its end goes into the books and the record."""
 
-    __slots__ = ("_attempt", "_gateway", "_wish", "drains", "heartbeat_s")
+    __slots__ = ("_account", "_admission", "_attempt", "_gateway", "drains", "heartbeat_s")
 
-    def __init__(self, gateway: Gateway, wish: Wish, attempt: Attempt) -> None:
+    def __init__(
+        self, gateway: Gateway, admission: Admission, account: Account, attempt: Attempt
+    ) -> None:
         parts = gateway.parts
-        self._gateway, self._wish, self._attempt = gateway, wish, attempt
+        self._gateway, self._admission = gateway, admission
+        self._account, self._attempt = account, attempt
         self.heartbeat_s, self.drains = parts.heartbeat_s, parts.drains_streams
 
     def progressed(self, relay: Relay) -> None:
@@ -662,7 +461,7 @@ class _Carriage:
         self, relay: Relay, error: KeyholeError | None, *, has_left: bool, last: Callable[[], None]
     ) -> None:
         """As relay.Carrier says; the books come first."""
-        gateway, wish = self._gateway, self._wish
+        gateway = self._gateway
         outcome: Outcome = "ok"
         if relay.is_cut:
             outcome = "cut"
@@ -672,20 +471,8 @@ class _Carriage:
             outcome = "interrupted" if error.code is Code.SHUTTING_DOWN else "upstream_error"
         ending = Ending(relay.usage, relay.pieces, outcome, relay.is_whole)
         self._attempt.streamed(ending, gateway.parts.clock.monotonic())
-        wish.account.close()
-        gateway.end_stream(wish.admission, relay, error, has_left=has_left, last=last)
-
-
-def _note_usage(record: AccessRecord, usage: Usage | None) -> None:
-    if usage is not None:
-        record.usage = (usage.prompt_tokens, usage.completion_tokens)
-
-
-def _translated(call: Call, *, is_rendered: bool) -> Headers:
-    """What tells the client of a reply that its upstream was asked in another way than it asked."""
-    if is_rendered:
-        return [("x-keyhole-translated", "chat-to-text")]
-    return [] if call.messages else [("x-keyhole-translated", "text-to-chat")]
+        self._account.close()
+        gateway.end_stream(self._admission, relay, error, has_left=has_left, last=last)
 
 
 def _is_explained(admission: Admission, error: KeyholeError) -> bool:

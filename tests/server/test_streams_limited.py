@@ -196,7 +196,7 @@ class SlowDisk:
 
 def on(disk: SlowDisk, here: Keyed) -> None:
     here.gateway.parts.accounts.journal = disk  # type: ignore[assignment]
-    here.gateway._synced = disk.synced
+    here.gateway._asker.synced = disk.synced
 
 
 WHOLE = {"messages": [{"role": "user", "content": "x"}]}

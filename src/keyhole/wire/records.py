@@ -34,6 +34,8 @@ class AccessRecord(Struct, gc=False):
     upstream: str | None = None
     target: str | None = None
     """UPSTREAM/MODEL of the last attempt."""
+    is_revoked: bool = False
+    """Whether its key let in no more while it ran."""
     attempts: int = 0
     duration_ms: float = 0.0
     bytes_in: int = 0
