@@ -99,6 +99,11 @@ token = {{ env = "BENCH_TOKEN" }}
 targets = ["bench/{model}"]
 """
 
+_NO_BOOKS = """
+[journal]
+keep = false
+"""
+"""The proxy alone: with id, routing, translation, metrics and log, and no keys or books."""
 _PRICE = """
 [price."bench/{model}"]
 input = 1.0
@@ -145,10 +150,10 @@ def contenders() -> list[Contender]:
         ),
         Contender(
             name="fastlane",
-            title="Keyhole, fast lane (keyhole serve)",
+            title="Keyhole, fast lane, no books (keyhole serve)",
             command=("keyhole", "serve", "--listen", "127.0.0.1:{port}"),
             log="output",
-            files={"keyhole.toml": _KEYHOLE},
+            files={"keyhole.toml": _KEYHOLE + _NO_BOOKS},
         ),
         Contender(
             name="keys",
@@ -163,17 +168,17 @@ def contenders() -> list[Contender]:
         ),
         Contender(
             name="asgi",
-            title="Keyhole, ASGI door (uvicorn)",
+            title="Keyhole, ASGI door, no books (uvicorn)",
             command=(*_UVICORN, "--port", "{port}", "--factory", "keyhole.server.app:create_app"),
             log="output",
-            files={"keyhole.toml": _KEYHOLE},
+            files={"keyhole.toml": _KEYHOLE + _NO_BOOKS},
         ),
         Contender(
             name="flask",
-            title="Keyhole, Flask door (gunicorn)",
+            title="Keyhole, Flask door, no books (gunicorn)",
             command=(*_GUNICORN, *_GUNICORN_OPTIONS, "app:app"),
             log="output",
-            files={"keyhole.toml": _KEYHOLE},
+            files={"keyhole.toml": _KEYHOLE + _NO_BOOKS},
             at_root=True,
         ),
         Contender(

@@ -7,8 +7,8 @@ it. Whether a caller may ask, and what becomes of the answer, is for `exchange`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from msgspec import Struct
 
@@ -80,13 +80,13 @@ class Asker:
         self.synced = journal.synced if journal.is_slow else None
         """What waits for the disk, before a request goes out and before its reply does."""
 
-    async def answer(self, wish: Wish) -> tuple[Target, Answer]:
+    def answer(self, wish: Wish) -> Coroutine[Any, Any, tuple[Target, Answer]]:
         """A whole answer, and whose it is. Raises what the last try failed with."""
-        return await self._try_targets(wish, self._attempt)
+        return self._try_targets(wish, self._attempt)  # awaited there: a coroutine less
 
-    async def open(self, wish: Wish) -> tuple[Target, Opened]:
+    def open(self, wish: Wish) -> Coroutine[Any, Any, tuple[Target, Opened]]:
         """The beginning of a stream, and whose it is; likewise."""
-        return await self._try_targets(wish, self._open)
+        return self._try_targets(wish, self._open)
 
     async def _open(self, wish: Wish, target: Target) -> Opened:
         """One try to stream from one target: what goes on, the first bytes, headers beside ours."""
