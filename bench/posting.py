@@ -33,7 +33,7 @@ from keyhole.ledger.posting import Poster
 from keyhole.ledger.reflecting import Reflection, SeenFile
 from keyhole.ledger.usage import UsageReader
 from keyhole.wire.books import Intent, Receipt
-from keyhole.wire.ids import uuid7
+from keyhole.wire.ids import uuid7, uuid7_tails
 
 UNDER_WAY = 100
 MODELS = ("openai-community/gpt2", "openai-community/gpt2-large", "meta/llama-3", "qwen/qwen3")
@@ -118,7 +118,7 @@ def intent(chance: random.Random, keys: int) -> Intent:
     which = chance.randrange(keys)
     model, upstream = chance.choice(MODELS), chance.choice(UPSTREAMS)
     return Intent(
-        exchange_id=uuid7(now_ms, f"{chance.getrandbits(76):019x}"),
+        exchange_id=uuid7(now_ms, uuid7_tails(f"{chance.getrandbits(76):019x}")[0]),
         attempt=1,
         started_at_ms=now_ms,
         key_id=f"key_{which:016x}",

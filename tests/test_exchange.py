@@ -518,3 +518,10 @@ async def test_a_401_says_which_scheme_is_wanted() -> None:
     assert isinstance(admission, Admission)
     reply = here.gateway.refuse(admission, ClientError(Code.KEY_MISSING, "No.", status=401))
     assert ("www-authenticate", "Bearer") in reply.headers
+
+
+@pytest.mark.parametrize("shown", [keys.secret(1), "hf_abcdefghijklmnopqrstuvwx"])
+async def test_a_key_for_a_request_id_is_not_logged(shown: str) -> None:
+    here = world()
+    here.admit(path="/x", headers=((b"host", b"localhost"), (b"x-request-id", shown.encode())))
+    assert here.record.client_request_id is None

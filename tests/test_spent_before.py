@@ -44,7 +44,7 @@ def write_journal(data: Path, count: int) -> Path:
 
 
 def tokens_of_key(data: Path, mirror: Mirror) -> int:
-    before = Before(data, mirror)  # type: ignore[arg-type]  # all that is asked
+    before = Before(data, mirror, StillClock())  # type: ignore[arg-type]  # all that is asked
     before.read()
     return sum(spent.tokens for spent in before.look_up(KEY))  # type: ignore[arg-type]
 

@@ -239,6 +239,15 @@ class Attempt(Struct):
     """Whether the upstream may have heard of it."""
     is_over: bool = False
 
+    @property
+    def allowance(self) -> int | None:
+        """At how many completion tokens its stream has to be cut; None where nothing bounds them.
+
+        That is the least of what the key, its group and the upstream were held for.
+        """
+        holds = [hold for hold in (self.account.hold, self.hold) if hold is not None]
+        return min((most for hold in holds if (most := allowance(hold)) is not None), default=None)
+
     def answered(self, answer: Answer, now_s: float) -> None:
         """It brought a whole answer."""
         if self.is_over:

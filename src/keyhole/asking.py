@@ -117,6 +117,8 @@ class Asker:
                 answer = self._read_answer(backend, call, target, (response,))
                 written = self._write_whole(wish, answer)
                 attempt.answered(answer, self._clock.monotonic())
+                if self.synced is not None:
+                    await self.synced()
                 return None, written, translated, attempt
             relay = Relay(
                 call,
@@ -128,7 +130,7 @@ class Asker:
                 max_frame_bytes=self._max_frame_bytes,
             )
             left_s = wish.deadline_s - self._clock.monotonic()
-            first = await relay.begin(left_s, most_pieces=wish.account.allowance)
+            first = await relay.begin(left_s, most_pieces=attempt.allowance)
         except BaseException as error:
             incoming.close()
             self._fail_attempt(wish, target, attempt, error)

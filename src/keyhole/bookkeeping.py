@@ -36,6 +36,8 @@ from keyhole.wire.mirror import Mark
 
 KEYS_WITHIN_S = 10.0
 """How long a start waits for the clerk's first copy of the keys; it goes on without."""
+READ_FOR_S = 1.0
+"""How long what was read of the journal is good for: that takes 2 us a line."""
 LOOKS = 5
 """How often a start looks at most for what was spent, where that moves under its eyes."""
 FRESH_S = 4.0
@@ -79,7 +81,7 @@ async def open_books(
     journal: FileJournal | NoJournal = NoJournal()
     counters = MemoryCounters(clock.unix_ms)
     if mirrored is not None:
-        before = Before(settings.data, mirrored)
+        before = Before(settings.data, mirrored, clock)
         sole = SoleCounter(settings.data, clock, say=say)
         stack.callback(sole.close)
         if sole.take():
@@ -122,19 +124,31 @@ def node_name(data: Path) -> str:
     path = data / "node"
     try:
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
             name = path.read_text().strip()
-        else:
-            name = secrets.token_hex(6)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(f"{name}\n")
+        except FileNotFoundError:
+            _make_node(path)
+            name = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SetupError(f"The file {path} cannot be used: {error}.") from None
     if not is_node(name):
         hint = "remove it, and a new name is made; what was journalled under the old one stays"
         raise SetupError(f"The file {path} does not hold the name of a node.", hint=hint)
     return name
+
+
+def _make_node(path: Path) -> None:
+    """Make the file, whole or not at all, unless another process has just done so."""
+    draft = path.with_name(f"node.{os.getpid()}.new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{secrets.token_hex(6)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
 
 
 async def _open_keys(
@@ -155,12 +169,13 @@ async def _open_keys(
 class Before:
     """What was used before this process, by name: what the ledger has, and the journal beyond."""
 
-    def __init__(self, data: Path, keys: MirroredKeys) -> None:
+    def __init__(self, data: Path, keys: MirroredKeys, clock: Clock) -> None:
         self._journal = journal_dir(data)
         self._keys = keys
+        self._clock = clock
+        self._read_at_s = -math.inf
         self._found: dict[Name, list[Spent]] | None = None
-        """Of those whom the journal's last lines are about, what nobody has asked for yet; None
-        while it could not be read."""
+        """Of those whom the journal's last lines are about; None while it could not be read."""
         self.gone: list[Mark] = []
         """The upstreams whose credits are gone, as those lines say."""
 
@@ -189,18 +204,19 @@ class Before:
             for receipt in receipts
             if receipt.status == OUT_OF_CREDITS and receipt.outcome == "upstream_error"
         ]
-        self._found = found
+        self._found, self._read_at_s = found, self._clock.monotonic()
 
     def look_up(self, name: Name) -> Iterable[Spent]:
         """What a tally begins with; raises GatewayError where that cannot be known.
 
-        Of those whom the journal's last lines were not about, the ledger has everything. So it has
-        of a tally that begins again, with a budget of another period, but for the last two seconds.
+        A tally may begin at any time, when a key comes for the first time or gets a limit: what was
+        read a second ago is read anew. Of those whom the journal's last lines are not about, the
+        ledger has everything.
         """
-        if self._found is None:
+        if self._clock.monotonic() - self._read_at_s >= READ_FOR_S:
             self.read()
         found = {} if self._found is None else self._found
-        return found.pop(name) if name in found else self._sums(name)
+        return found[name] if name in found else self._sums(name)
 
     def _sums(self, name: Name) -> list[Spent]:
         return [_of_window(one) for one in self._keys.spent(*name)]

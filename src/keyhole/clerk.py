@@ -120,10 +120,12 @@ class Clerk:
         if not self._does("ledger", self._migrate):
             return False
         has_mirror = self._does("mirror", self._look_at_keys)
-        has_posted = self._does("journal", self._post)
+        if not self._does("journal", self._post):
+            # Later, then; revocations must not wait for it.
+            self._posts_at_s = time.monotonic() + MAX_PAUSE_S
         if time.monotonic() - self._tidied_s >= TIDY_EVERY_S:
             self._does("journal", self._tidy)
-        return has_mirror and has_posted
+        return has_mirror
 
     def _does(self, what: str, step: Callable[[], None]) -> bool:
         """Do a step; say once that it does not work, and once that it does again."""

@@ -244,6 +244,8 @@ class Gateway:
     def _begin(self, head: Head) -> Admission:
         place = self.parts.paths.find(head.path)
         client_request_id = sane_request_id(head.first(b"x-request-id"))
+        if client_request_id is not None and mask_keys(client_request_id) != client_request_id:
+            client_request_id = None
         return self._admission(head, mask_keys(head.path), place, client_request_id, NOBODY)
 
     def _admission(

@@ -226,3 +226,49 @@ def test_the_operator_can_have_it_asked_again() -> None:
     made.clear_credits("hf")
     made.clear_credits("never")
     made.check_credits("hf", NOW)
+
+
+def test_who_may_not_count_reads_nothing_that_will_be_old_when_it_may() -> None:
+    """Another process counts still, and goes on spending."""
+    is_other_there, spent = True, 0
+
+    def check() -> None:
+        if is_other_there:
+            raise GatewayError(Code.LIMITS_ELSEWHERE, "Another one counts.", status=503)
+
+    def look_up(_: Name) -> Iterable[Spent]:
+        assert not is_other_there
+        return [Spent(at_ms=NOW, tokens=0, cost_microusd=spent, of="total")]
+
+    made = counters(look_up=look_up, check_alone=check)
+    holder = key(limits=Limits(budget=Budget(amount=100)))
+    with pytest.raises(GatewayError):
+        made.scopes(holder)
+    is_other_there, spent = False, 90
+    (tally,) = made.scopes(holder)
+    assert tally.spent == 90
+
+
+def test_a_limit_that_was_taken_away_and_given_again_knows_what_was_spent_between() -> None:
+    spent = 0
+
+    def look_up(_: Name) -> Iterable[Spent]:
+        return [Spent(at_ms=NOW, tokens=0, cost_microusd=spent, of="total")]
+
+    made = counters(look_up=look_up)
+    limited = Limits(budget=Budget(amount=1000))
+    made.scopes(key(group=Group(name="g", limits=limited)))
+    assert made.hold(made.scopes(key(group=Group(name="g"))), Bound(1, 1, 900), NOW)
+    spent = 900
+    (tally,) = made.scopes(key(group=Group(name="g", limits=limited)))
+    assert tally.spent == 900
+
+
+def test_requests_of_this_minute_count_after_a_restart() -> None:
+    def look_up(_: Name) -> Iterable[Spent]:
+        return [Spent(at_ms=NOW, tokens=5, cost_microusd=0, requests=1)] * 10
+
+    made = counters(look_up=look_up)
+    with pytest.raises(ClientError) as refused:
+        made.hold(made.scopes(key(limits=Limits(rpm=10))), Bound(1, 1, 0), NOW)
+    assert refused.value.code is Code.REQUESTS_LIMITED

@@ -18,7 +18,14 @@ from pathlib import Path
 import pytest
 
 from keyhole.errors import Code, GatewayError, SetupError
-from keyhole.io.journal import RETRY_S, Disk, FileJournal, JournalSettings, ZeroingDisk
+from keyhole.io.journal import (
+    RETRY_S,
+    Disk,
+    FileJournal,
+    JournalSettings,
+    ZeroingDisk,
+    file_system,
+)
 from keyhole.ledger.segments import Segment, list_segments
 from keyhole.wire.books import Intent, Receipt
 from keyhole.wire.lines import UNFINISHED, Line, encode_line, read_name
@@ -677,3 +684,16 @@ def kill_a_writer(directory: Path, fsync: str, after: int) -> set[str]:
         said += child.stdout.read()
     assert child.returncode == -signal.SIGKILL
     return {line.decode() for line in said.split(b"\n")[:-1]}
+
+
+def test_the_file_system_is_told_by_its_device(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
+        "30 22 0:26 / /mnt\\\\040x rw shared:1 - btrfs /dev/vdb rw\n"
+        "broken\n"
+    )
+    assert file_system(os.makedev(254, 0), mounts) == "ext4"
+    assert file_system(os.makedev(0, 26), mounts) == "btrfs"
+    assert file_system(os.makedev(9, 9), mounts) == ""
+    assert file_system(0, tmp_path / "none") == ""

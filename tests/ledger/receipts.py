@@ -8,7 +8,7 @@ import msgspec
 
 from keyhole.ledger.books import Batch, Line
 from keyhole.wire.books import Intent, Progress, Receipt
-from keyhole.wire.ids import uuid7
+from keyhole.wire.ids import uuid7, uuid7_tails
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -19,7 +19,7 @@ NOON_MS = 1_763_812_800_000
 def intent(number: int, *, attempt: int = 1, at_ms: int = NOON_MS, **changed: Any) -> Intent:
     """The intent of the exchange with this number."""
     usual = Intent(
-        exchange_id=uuid7(NOON_MS, f"{number:019x}"),
+        exchange_id=uuid7(NOON_MS, uuid7_tails(f"{number:019x}")[0]),
         attempt=attempt,
         started_at_ms=at_ms,
         key_id="key_anna",

@@ -12,8 +12,8 @@ from msgspec import structs
 
 from keyhole.ledger.books import Batch, Books
 from keyhole.ledger.database import Database
-from keyhole.ledger.keys import KeyStore, NewKey
-from keyhole.ledger.mirror import Mirror
+from keyhole.ledger.keys import Everything, KeyStore, NewKey
+from keyhole.ledger.mirror import Mirror, MirrorError
 from keyhole.ledger.reflecting import LOOK_EVERY_MS, Reflection, SeenFile
 from keyhole.wire.books import Receipt
 from keyhole.wire.keys import Limits
@@ -213,3 +213,59 @@ def test_an_older_state_of_the_ledger_is_told_whole(place: Place):
     backup.close()
     assert place.reflection().spent(NOW_MS)
     assert place.spenders() == {"key_1"}
+
+
+def test_sums_are_not_told_before_the_keys(place: Place) -> None:
+    """A mirror with sums alone would be taken for one of no keys, by which anybody comes in."""
+    place.make("ann")
+    place.post(receipt(1))
+    reflection = place.reflection()
+    with pytest.raises(MirrorError):
+        reflection.spent(NOW_MS)
+    assert place.query("SELECT 1 FROM meta") == []
+    reflection.keys(NOW_MS)
+    assert place.spenders()
+
+
+def test_keys_and_what_they_spent_appear_at_once(place: Place) -> None:
+    """Nobody sees a mirror in between, however long its keys take."""
+    place.make("ann")
+    place.post(receipt(1))
+    seen: list[int] = []
+    everything = place.keys.everything
+
+    @contextlib.contextmanager
+    def looking() -> Iterator[Everything]:
+        with everything() as found:
+            seen.append(len(place.query("SELECT 1 FROM meta")))
+            yield found
+
+    place.keys.everything = looking  # type: ignore[method-assign]
+    place.reflection().keys(NOW_MS)
+    assert seen == [0]
+    assert place.mirrored() == 1
+
+
+def test_a_mirror_that_was_removed_is_made_anew(place: Place) -> None:
+    place.make("ann")
+    reflection = place.reflection()
+    reflection.keys(NOW_MS)
+    (place.folder / "keys.mirror").unlink()
+    with pytest.raises(MirrorError, match="removed"):
+        reflection.keys(NOW_MS + LOOK_EVERY_MS)
+    reflection.keys(NOW_MS + LOOK_EVERY_MS)
+    assert place.mirrored() == 1
+
+
+def test_a_successor_goes_on_with_what_its_predecessor_spent(place: Place) -> None:
+    key_id = place.make("ann")
+    place.post(structs.replace(receipt(1), intent=structs.replace(intent(1), key_id=key_id)))
+    reflection = place.reflection()
+    reflection.keys(NOW_MS)
+    reflection.spent(NOW_MS)
+    issued = place.keys.rotate(
+        "ann", grace_s=60, now_ms=NOW_MS, random_bytes=lambda n: b"successor".ljust(n, b".")
+    )
+    reflection.keys(NOW_MS + 1)
+    assert reflection.spent(NOW_MS + 1)
+    assert {key_id, issued.key.id} <= place.spenders()

@@ -250,7 +250,7 @@ class StandIn:
         try:
             for piece in answer.pieces:
                 if isinstance(piece, bytes):
-                    if reader.at_eof():
+                    if _is_gone(reader):
                         raise ConnectionResetError
                     writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                     sent += 1
@@ -268,6 +268,14 @@ class StandIn:
         return not answer.is_cut
 
 
+def _is_gone(reader: asyncio.StreamReader) -> bool:
+    """Whether the client has hung up: with an end-of-file, or with a reset.
+
+    It is a reset where it had not read all that it was sent; asyncio tells that as an exception.
+    """
+    return reader.at_eof() or reader.exception() is not None
+
+
 async def _wait(reason: float | Gate, reader: asyncio.StreamReader) -> None:
     """Wait for that long, or for the gate.
 
@@ -275,7 +283,7 @@ async def _wait(reason: float | Gate, reader: asyncio.StreamReader) -> None:
     """
     began = time.monotonic()
     while not (reason.is_open if isinstance(reason, Gate) else time.monotonic() - began >= reason):
-        if reader.at_eof():
+        if _is_gone(reader):
             raise ConnectionResetError
         if time.monotonic() - began > PATIENCE_S:
             raise TimeoutError("nobody opened the gate")

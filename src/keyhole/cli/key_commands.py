@@ -108,13 +108,13 @@ def create(  # the flags
     """Make a key, and show its secret this one time."""
     settings = main.load_settings(config=config, data=data)
     order = KeyOrder(**wanted, labels=dict(map(_label, labels)))
-    now = now_ms()
+    now, style = now_ms(), _style(as_csv=as_csv, as_json=as_json)
     new = keys_of(order, now_ms=now)
     with opened_ledger(settings) as database:
         store = KeyStore(database)
         is_first = not store.have_existed()
         issued = store.create_many(new, now_ms=now, random_bytes=os.urandom)
-    _print_issued(issued, settings, now_ms=now, style=_style(as_csv=as_csv, as_json=as_json))
+    _print_issued(issued, settings, now_ms=now, style=style)
     if is_first:
         click.echo(
             "\nThis is the first key: from now on callers without one are refused.", err=True
@@ -224,11 +224,12 @@ def rotate(
     """Give the holder of NAME a new secret; the old one works for the grace."""
     settings = main.load_settings(config=config, data=data)
     grace_s, now = _grace_s(grace), now_ms()
+    style = _style(as_csv=as_csv, as_json=as_json)
     with opened_ledger(settings) as database:
         issued = KeyStore(database).rotate(
             name, grace_s=grace_s, now_ms=now, random_bytes=os.urandom
         )
-    _print_issued([issued], settings, now_ms=now, style=_style(as_csv=as_csv, as_json=as_json))
+    _print_issued([issued], settings, now_ms=now, style=style)
     works = f"works for {grace} more" if grace_s else "has ended"
     click.echo(f"\nThe old secret of '{issued.key.name}' {works}.", err=True)
 

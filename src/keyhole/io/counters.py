@@ -153,10 +153,13 @@ class MemoryCounters:
 
     def _make_scopes(self, key: Key) -> Scopes:
         scopes = []
-        if not key.limits.are_none:
+        # One whose limits are taken away is told so, or it would go on where it stood then.
+        if not key.limits.are_none or ("key", key.id) in self._tallies:
             scopes.append(self._tally(("key", key.id), key.name, key.limits))
-        if key.group is not None and not key.group.limits.are_none:
-            group = key.group
+        group = key.group
+        if group is not None and (
+            not group.limits.are_none or ("group", group.name) in self._tallies
+        ):
             scopes.append(self._tally(("group", group.name), group.name, group.limits))
         if key.id not in self._known:
             self._forget_some()
@@ -171,11 +174,14 @@ class MemoryCounters:
         if tally is not None and self._limits[name] == wanted:
             return tally
         # Before anything is changed: where it cannot be known, the next request asks again.
-        spent_before = self._restored.get(name)
-        if spent_before is None:
-            spent_before = [] if wanted.budget is None else list(self._look_up(name))
         if tally is None:
             self._check_alone()
+        spent_before = self._restored.get(name)
+        if spent_before is None:
+            counts_minutes = wanted.rpm is not None or wanted.tpm is not None
+            has_past = wanted.budget is not None or (is_new and counts_minutes)
+            spent_before = list(self._look_up(name)) if has_past else []
+        if tally is None:
             tally = self._tallies[name] = Tally(place=name[0], name=shown)
         tally.name = shown
         self._limits[name] = wanted

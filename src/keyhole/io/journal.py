@@ -58,6 +58,9 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 Fsync = Literal["never", "interval", "always"]
 
 
+_MAPPED_ON = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs"})
+"""Where a block that was allocated is written in place. Elsewhere (btrfs copies on write, a network
+may go away) a write through memory could end the process where `pwrite` only fails."""
 _BLOCK_BYTES = 512
 """What st_blocks counts in (POSIX leaves it open; Linux and macOS mean this)."""
 
@@ -108,11 +111,31 @@ class MappingDisk(Disk):
 
     def map(self, descriptor: int, size: int) -> mmap | None:
         """As Disk says."""
-        if os.fstat(descriptor).st_blocks * _BLOCK_BYTES < size:
+        status = os.fstat(descriptor)
+        if status.st_blocks * _BLOCK_BYTES < size or file_system(status.st_dev) not in _MAPPED_ON:
             return None
         with contextlib.suppress(OSError, ValueError):
             return mmap(descriptor, size)
         return None
+
+
+def file_system(device: int, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """The type of the file system with that device number; empty where that cannot be known.
+
+    Fact (Linux, Documentation/filesystems/proc.rst, 3.5, 2026-11): the third field of a line is
+    MAJOR:MINOR, the first behind a lone dash the type.
+    """
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = mounts.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        before, _, behind = line.partition(" - ")
+        fields = before.split(" ")
+        if len(fields) > 2 and fields[2] == wanted:
+            return behind.split(" ")[0]
+    return ""
 
 
 class ZeroingDisk(Disk):
@@ -229,6 +252,8 @@ class FileJournal:
         """The segment that was written when the trouble began. Receipts leave a little of the
         room that was kept for them, so some attempts may still fit: that is no end of it."""
         self._is_closed = False
+        self._failures = 0
+        """How often the disk did not take what it was asked to."""
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._directory_descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
@@ -303,7 +328,11 @@ class FileJournal:
         """As the port says; those who come while the disk is busy share the next turn."""
         if not self.is_slow:
             return
+        failures = self._failures
         error = await self._syncer.sync()
+        if error is None and self._failures != failures:
+            # What we wrote may be in a segment that failed in the turn before ours.
+            error = OSError(errno.EIO, os.strerror(errno.EIO))
         if error is not None or self._unwritten:
             reason = self._trouble if error is None else _words(error)
             raise GatewayError(
@@ -510,6 +539,7 @@ class FileJournal:
                 segment.synced = end
                 if error is not None:
                     segment.is_doubtful = True
+                    self._failures += 1
                     segment.trouble, segment.size = _words(error), 0
                     failed = error
                     self._say(f"The disk did not take what was journaled: {_words(error)}.")

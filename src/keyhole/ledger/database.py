@@ -79,7 +79,8 @@ class Database:
         self._url = _parse(url)
         self._patience_s = patience_s
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
-        shown = self._url.set(drivername=self._url.get_backend_name())
+        # Without its query, where a password may stand too.
+        shown = self._url.set(drivername=self._url.get_backend_name(), query={})
         self.shown_url = shown.render_as_string(hide_password=True)
         """For people: without the password."""
         self._engine = self._make_engine()
@@ -277,6 +278,9 @@ def _postgres_engine(url: URL, patience_s: float) -> Engine:
         "keepalives_count": 3,
         "tcp_user_timeout": 20_000,
         "application_name": "keyhole",
+        # The clerk of another node may stand still within a transaction; ours must look at keys.
+        "options": f"-c lock_timeout={round(patience_s * 1000)}"
+        " -c idle_in_transaction_session_timeout=30000",
     }
     given = {name: value for name, value in wanted.items() if name not in url.query}
     try:

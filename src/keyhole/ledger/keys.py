@@ -397,8 +397,13 @@ def _hand_on_spent(connection: Connection, old_id: str, new_id: str) -> None:
     """Let a budget go on where it stands: a rotation must not fill it up."""
     query = select(SPENT).where((SPENT.c.kind == "key") & (SPENT.c.name == old_id))
     row = connection.execute(query).first()
-    if row is not None:
-        connection.execute(SPENT.insert(), dict(row._mapping) | {"name": new_id})  # noqa: SLF001
+    if row is None:
+        return
+    # Under a version of the books' own, or the mirror would never hear of it.
+    raised = update(CHANGES).where(CHANGES.c.name == "books").values(version=CHANGES.c.version + 1)
+    version = connection.execute(raised.returning(CHANGES.c.version)).scalar_one()
+    handed_on = dict(row._mapping) | {"name": new_id, "version": version}  # noqa: SLF001
+    connection.execute(SPENT.insert(), handed_on)
 
 
 def _all_keys() -> Select[Any]:

@@ -83,8 +83,13 @@ class Mirror:
         *,
         have_existed: bool,
         looked_at_ms: int,
+        spent: Iterable[Spent] | None = None,
+        offsets: Iterable[Offset] = (),
     ) -> None:
-        """Make it hold these keys and no others.
+        """Make it hold these keys and no others; with `spent`, these sums and offsets likewise.
+
+        At once, for a reader that sees keys goes by their sums, and one that saw sums alone would
+        take it for a mirror of no keys.
 
         Raises MirrorError; where it says that the mirror was damaged, an empty one has taken its
         place, and calling again fills it.
@@ -107,6 +112,8 @@ class Mirror:
                 )
             self._put_groups(groups.values(), version)
             self._run("DELETE FROM temp.seen")
+            if spent is not None:
+                self._put_spent(spent, offsets, is_all=True)
             self._put_meta(version, have_existed=have_existed, looked_at_ms=looked_at_ms)
         with contextlib.suppress(sqlite3.Error):  # a reader is in the way; another time
             self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -145,7 +152,6 @@ class Mirror:
         *,
         looked_at_ms: int,
         is_all: bool = False,
-        have_existed: bool = False,
     ) -> None:
         """Tell what was spent, and up to where the journals are counted in it.
 
@@ -154,19 +160,8 @@ class Mirror:
         as `rebuild` does.
         """
         with self._written() as version:
-            if is_all:
-                self._run("DELETE FROM spent")
-            for batch in _batches(spent):
-                rows = [
-                    (each.scope, each.name, each.period or "", *_amounts(each)) for each in batch
-                ]
-                self._many("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?)", rows)
-            self._run("DELETE FROM offsets")
-            self._many(
-                "INSERT INTO offsets VALUES (?, ?, ?)",
-                [(offset.node, offset.segment, offset.offset) for offset in offsets],
-            )
-            self._put_meta(version, have_existed=have_existed, looked_at_ms=looked_at_ms)
+            self._put_spent(spent, offsets, is_all=is_all)
+            self._put_meta(version, have_existed=False, looked_at_ms=looked_at_ms)
 
     def mark(self, marks: Iterable[Mark], *, looked_at_ms: int) -> None:
         """Tell which upstreams are out of credits, in place of what was told before.
@@ -191,6 +186,20 @@ class Mirror:
             (key.digest, key.group and key.group.name, encode_key(key), version) for key in keys
         ]
         self._many(_UPSERT_KEY, rows)
+
+    def _put_spent(
+        self, spent: Iterable[Spent], offsets: Iterable[Offset], *, is_all: bool
+    ) -> None:
+        if is_all:
+            self._run("DELETE FROM spent")
+        for batch in _batches(spent):
+            rows = [(each.scope, each.name, each.period or "", *_amounts(each)) for each in batch]
+            self._many("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self._run("DELETE FROM offsets")
+        self._many(
+            "INSERT INTO offsets VALUES (?, ?, ?)",
+            [(offset.node, offset.segment, offset.offset) for offset in offsets],
+        )
 
     def _put_groups(self, groups: Iterable[Group], version: int) -> None:
         rows = [(group.name, encode_group(group), version) for group in groups]
@@ -239,7 +248,11 @@ class Mirror:
         os.close(descriptor)
         database = sqlite3.connect(self._path, isolation_level=None, timeout=5)
         self._database = database
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -65536"):
+        status = self._path.stat()
+        self._place = (status.st_dev, status.st_ino)
+        # FULL: what is told must be on the disk before anybody remembers that it was told, or a
+        # power cut could undo a revocation for good.
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -65536"):
             database.execute(f"PRAGMA {pragma}").fetchall()
 
     def _is_opened_fit(self) -> bool:
@@ -280,6 +293,7 @@ class Mirror:
     def _written(self) -> Iterator[int]:
         """One transaction, under a version of its own."""
         with self._told():
+            self._check_place()
             self._run("BEGIN IMMEDIATE")
             try:
                 meta = self._rows("SELECT version FROM meta")
@@ -289,6 +303,15 @@ class Mirror:
                 with contextlib.suppress(sqlite3.Error):
                     self._run("ROLLBACK")
                 raise
+
+    def _check_place(self) -> None:
+        """Raise MirrorError where the file was removed or replaced; an empty one is put there."""
+        status = None
+        with contextlib.suppress(FileNotFoundError):
+            status = self._path.stat()
+        if status is None or (status.st_dev, status.st_ino) != self._place:
+            self._make_anew()
+            raise MirrorError(f"{self._path} was removed, and is made anew.")
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

@@ -22,7 +22,7 @@ from msgspec import Struct
 from keyhole.ledger import books as ledger_books
 from keyhole.ledger.books import Books, Standing
 from keyhole.ledger.keys import KeyStore
-from keyhole.ledger.mirror import Mirror
+from keyhole.ledger.mirror import Mirror, MirrorError
 from keyhole.wire.keys import Period
 from keyhole.wire.mirror import Mark, Offset, Spent
 
@@ -111,6 +111,8 @@ class Reflection:
 
         True where any of it was new. Raises as `keys` does.
         """
+        if self._version is None:  # a mirror without keys must not look like one of no keys
+            raise MirrorError("The keys have to be told first.")
         had = -1 if self._spent_version is None else self._spent_version
         if self._books.version() < had:  # another ledger, or an older state of it
             had = -1
@@ -119,11 +121,7 @@ class Reflection:
                 return False
             version, self._version, self._spent_version = self._version, None, None
             # Before the offsets: a worker that starts reads what is behind them by itself.
-            marks = [Mark(it.upstream, it.since_ms, it.is_cleared) for it in standing.marks]
-            if marks != self._marks:
-                self._marks = None
-                self._mirror.mark(marks, looked_at_ms=now_ms)
-                self._marks = marks
+            self._tell_marks(standing, now_ms)
             self._mirror.update_spent(
                 _spent(standing, now_ms),
                 _offsets(standing),
@@ -141,22 +139,29 @@ class Reflection:
         self._told_ms, self._version = now_ms, known
 
     def _rebuild(self, now_ms: int) -> None:
-        """What was spent comes first: a worker may begin as soon as it sees the keys."""
+        """Keys come with what they have spent: a worker may begin as soon as it sees them."""
         have_existed = self._keys.have_existed()
-        with self._books.standing() as standing:
-            self._mirror.update_spent(
-                _spent(standing, now_ms),
-                _offsets(standing),
-                looked_at_ms=now_ms,
-                is_all=True,
+        with self._books.standing() as standing, self._keys.everything() as everything:
+            self._mirror.rebuild(
+                everything.keys,
                 have_existed=have_existed,
+                looked_at_ms=now_ms,
+                spent=_spent(standing, now_ms),
+                offsets=_offsets(standing),
             )
-        with self._keys.everything() as everything:
-            self._mirror.rebuild(everything.keys, have_existed=have_existed, looked_at_ms=now_ms)
+            self._marks = None
             # A group without a key is told when it gets its first one.
             self._version, self._told_ms = everything.version, now_ms
-        self._spent_version = self._marks = None
+            self._tell_marks(standing, now_ms)
+            self._spent_version = standing.version
         self._remember()
+
+    def _tell_marks(self, standing: Standing, now_ms: int) -> None:
+        marks = [Mark(it.upstream, it.since_ms, it.is_cleared) for it in standing.marks]
+        if marks != self._marks:
+            self._marks = None
+            self._mirror.mark(marks, looked_at_ms=now_ms)
+            self._marks = marks
 
     def _remember(self) -> None:
         if self._version is not None:

@@ -16,9 +16,10 @@ import msgspec
 
 from keyhole.catalog import Upstream
 from keyhole.errors import ClientError, Code, GatewayError, KeyholeError, UpstreamError
+from keyhole.policy.credentials import mask_keys
 from keyhole.ports import Clock, Observer, Transport
 from keyhole.wire.http import JSON, Head, Reply, Timeouts, UpstreamRequest
-from keyhole.wire.ids import sane_request_id, uuid7
+from keyhole.wire.ids import TAIL_DIGITS, sane_request_id, uuid7, uuid7_tails
 from keyhole.wire.records import CLIENT_GONE, AccessRecord
 
 PREFIX = "/admin/"
@@ -66,9 +67,11 @@ class AdminDoor:
     async def serve(self, head: Head, query: bytes, read_body: ReadBody) -> Reply | None:
         """Answer a request, and tell the observer; None for a client that has gone."""
         unix_ms, began_s = self._clock.unix_ms(), self._clock.monotonic()
-        request_id = uuid7(unix_ms, self._clock.random_hex(19))
+        (tail,) = uuid7_tails(self._clock.random_hex(TAIL_DIGITS))
+        request_id = uuid7(unix_ms, tail)
         client_id = sane_request_id(head.first(b"x-request-id"))
-        record = AccessRecord(request_id, unix_ms, head.method, head.path, client_id)
+        path = mask_keys(head.path)
+        record = AccessRecord(request_id, unix_ms, head.method, path, client_id)
         self._observer.began(record)
         record.status = CLIENT_GONE
         try:
