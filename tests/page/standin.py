@@ -154,7 +154,7 @@ class StandIn:
             await self._list_models(headers, send)
         elif path in self._pages:
             head = Head(method="GET", path=path, headers=tuple(scope["headers"]))
-            reply = self._pages[path](head)
+            reply = self._pages[path](head, None)
             encoded = [(name.encode(), value.encode()) for name, value in reply.headers]
             await _answer(send, reply.status, encoded, reply.body)
         else:
