@@ -179,6 +179,7 @@ class _Loop:
         assert task is not None  # noqa: S101  # `wait` has made one
         admission.abort = task.cancel
         reply = await self.gateway.run(admission, body)
+        admission.abort = None  # the task holds what is returned, which must go when it is dropped
         if reply.stream is None:
             return reply, None
         pulled = Pulled(reply.stream, reply.body)
