@@ -85,6 +85,7 @@ def test_one_of_two_workers_counts_and_the_other_takes_over(upstream: StandIn, t
 
         assert wait_for(refusal, "both are at work") == "limits_elsewhere"
         assert server.log.count("counts its limits") == 1
+        wait_for(lambda: spend(server, limited) == 200, "the one that counts is asked, too")
         told = wait_for(lambda: uses(server, limited), "it is told by the one that counts")
         os.kill(holder(data), signal.SIGKILL)
         wait_for(lambda: spend(server, limited) == 200, "the other takes over", 20)
