@@ -13,7 +13,7 @@ from keyhole.ledger.books import Books
 from keyhole.ledger.database import Database, ledger_url
 from keyhole.ledger.keys import KeyStore
 from keyhole.ledger.posting import Poster
-from keyhole.ledger.reflecting import Reflection, SeenFile
+from keyhole.ledger.reflecting import Reflection, Seen, SeenFile
 from keyhole.wire.keys import Limits
 from processes.driving import keyhole
 from standins import Reply, StandIn
@@ -32,10 +32,9 @@ def post(here: Keyed) -> Books:
     database.migrate()
     books = Books(database)
     Poster(books, journal_dir(here.data), say=print).run()
-    reflection = Reflection(
-        KeyStore(database), books, here.mirror, seen=SeenFile(here.data, database.shown_url)
-    )
-    reflection.spent(now_ms())
+    store, seen = KeyStore(database), SeenFile(here.data, database.shown_url)
+    seen.write(Seen(store.version()))  # the keys are in the mirror alone
+    Reflection(store, books, here.mirror, seen=seen).spent(now_ms())
     return books
 
 
