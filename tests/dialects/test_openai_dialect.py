@@ -1,4 +1,7 @@
-"""The OpenAI dialect: what its clients send, and what they get."""
+"""The OpenAI dialect: what its clients send, and what they get.
+
+One long file: chats, texts and models are tried with the same few helpers.
+"""
 
 from __future__ import annotations
 

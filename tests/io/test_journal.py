@@ -1,4 +1,7 @@
-"""The journal as it is written: nothing acknowledged is lost, whatever the disk does."""
+"""The journal as it is written: nothing acknowledged is lost, whatever the disk does.
+
+One long file: every way for a disk to fail is tried with the same disk and the same desk.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Keys in a worker: found by digest, kept up to date, and never let in by mistake."""
+"""Keys in a worker: found by digest, kept up to date, and never let in by mistake.
+
+One long file: what is told, late, damaged or gone is tried on the same mirror and reader.
+"""
 
 from __future__ import annotations
 

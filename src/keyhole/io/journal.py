@@ -1,9 +1,11 @@
 """The Journal port: every attempt in an append-only file, before it is made and after it.
 
-It does not read (`ledger.segments` does) and knows no database. What it rests on:
+It does not read (`ledger.segments` does) and knows no database. It is one long file because room,
+rotation and failure are decided together, of the same few numbers. What it rests on:
 
-- A line is the kernel's when `pwrite` returns: after that, only the machine can lose it, not the
-  process. One `pwrite` a line costs 0.9 us, less than any way of collecting lines costs in care.
+- A line is the kernel's when `pwrite` returns, or when it has been copied into the file's pages
+  (MappingDisk): after that, only the machine can lose it, not the process. A `pwrite` costs 0.9
+  us and a copy 0.25, less than any way of collecting lines costs in care.
 - A segment's space is allocated before it is used, and a part of it is kept for one receipt of
   each open intent. So a full disk refuses attempts and loses no receipt. On file systems that
   copy on write (btrfs, ZFS) an allocated block may fail all the same; then see below.

@@ -5,7 +5,7 @@ has shown the admin key. It tells no digest, and a secret only in the reply that
 operation starts a process, reads a file or takes an address.
 
 Every operation is a row of OPERATIONS: from it come the routing, the reading of bodies and queries
-and the description in OpenAPI, so that none can be served that is not described. (Fifteen exact
+and the description in OpenAPI, so that none can be served that is not described. (Twelve exact
 templates need no framework.)
 """
 

@@ -20,6 +20,9 @@ from keyhole.wire.keys import Key, Period
 
 PATH = "/v1/key"
 
+_OfMinute = tuple[Literal["rpm", "tpm"], Literal["requests", "tokens"], int, int]
+"""A limit of the minute, its unit, its amount and what is used."""
+
 
 class Use(Struct, frozen=True, kw_only=True):
     """One limit, and how much of it is used."""
@@ -43,32 +46,23 @@ def uses_of(scopes: Scopes, now_ms: int) -> list[Use]:
             continue
         is_new = now_ms >= tally.minute_end_ms
         minute_ends_ms = now_ms - now_ms % MINUTE_MS + MINUTE_MS
-        if tally.rpm != UNLIMITED:
-            used = 0 if is_new else tally.requests
-            found.append(
-                Use(
-                    scope=tally.place,
-                    limit="rpm",
-                    unit="requests",
-                    amount=tally.rpm,
-                    used=used,
-                    per="minute",
-                    resets_at_ms=minute_ends_ms,
-                )
+        of_minute: tuple[_OfMinute, ...] = (
+            ("rpm", "requests", tally.rpm, tally.requests),
+            ("tpm", "tokens", tally.tpm, tally.tokens),
+        )
+        found += [
+            Use(
+                scope=tally.place,
+                limit=limit,
+                unit=unit,
+                amount=amount,
+                used=0 if is_new else used,
+                per="minute",
+                resets_at_ms=minute_ends_ms,
             )
-        if tally.tpm != UNLIMITED:
-            used = 0 if is_new else tally.tokens
-            found.append(
-                Use(
-                    scope=tally.place,
-                    limit="tpm",
-                    unit="tokens",
-                    amount=tally.tpm,
-                    used=used,
-                    per="minute",
-                    resets_at_ms=minute_ends_ms,
-                )
-            )
+            for limit, unit, amount, used in of_minute
+            if amount != UNLIMITED
+        ]
         if tally.concurrency != UNLIMITED:
             found.append(
                 Use(
