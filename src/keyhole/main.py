@@ -189,9 +189,9 @@ async def open_runtime(
     """A gateway on the running loop, with an engine beside it where a route needs one.
 
     `keeps_engine` is False where a supervisor runs the engine; `keeps_clerk` is True for a door
-    that serves without one: it is then waited for, because the keys come from it. What is
-    done of the keys and the books depends on the `role`.
-    Without `observers` of its own it writes the access log to standard error. Raises SetupError.
+    that serves without one: it is then waited for, because the keys come from it. The `role`
+    says what is done of keys and books. Without `observers` of its own it writes the access log
+    to standard error. Raises SetupError.
     """
     metrics, readiness = Metrics(), Readiness()
     outbox, clock = Outbox(), SystemClock()
@@ -210,9 +210,7 @@ async def open_runtime(
         books = await open_books(
             settings, clock, stack, keeps=role != "visitor", checks=role == "server", say=say
         )
-        ring = RefusalRing(settings.data) if role == "server" else None
-        if ring is not None:
-            stack.callback(ring.close)
+        ring = _open_ring(settings, stack) if role == "server" else None
         is_admin_key = load_admin_key(settings.data, os.environ).matches if serves_admin else _no
         own_key: Page = partial(own_key_page, counters=books.counters, clock=clock)
         pages = {**readiness.pages(), **metrics.pages(), OWN_KEY_PATH: own_key}
@@ -248,6 +246,13 @@ async def open_runtime(
             outbox=outbox,
             admin=admin_door(settings, transport, observer, is_admin_key) if serves_admin else None,
         )
+
+
+def _open_ring(settings: Settings, stack: AsyncExitStack) -> RefusalRing:
+    """Where refusals are remembered for `keyhole explain`; closed with the stack."""
+    ring = RefusalRing(settings.data)
+    stack.callback(ring.close)
+    return ring
 
 
 def _no(_: bytes) -> bool:
